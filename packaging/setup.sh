@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Install what this machine lacks: Debian packages for the lab, and the project's virtual environment in .venv.
+# Safe to repeat: what is there is left alone. Says what it does.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf 'setup: %s\n' "$*"; }
+as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi; }
+
+# command -> the Debian package that has it
+declare -A needs=([ip]=iproute2 [tc]=iproute2 [unshare]=util-linux [modprobe]=kmod)
+python=${PYTHON:-python3}
+if ! command -v "$python" >/dev/null || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    say "Python 3.11 or newer is needed; set PYTHON to one" >&2
+    exit 1
+fi
+
+packages=()
+for command in "${!needs[@]}"; do
+    command -v "$command" >/dev/null || packages+=("${needs[$command]}")
+done
+"$python" -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
+# The lab brings its own kernel where the host's has no ESP (which only a real attempt can tell; see docs/guide/lab.md).
+command -v linux.uml >/dev/null || packages+=(user-mode-linux)
+if [ ${#packages[@]} -gt 0 ]; then
+    mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
+    say "installing Debian packages: ${packages[*]}"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+fi
+
+stamp=.venv/.installed-$(sha256sum requirements.lock pyproject.toml | sha256sum | cut -c1-16)
+if [ ! -e "$stamp" ]; then
+    say "installing the locked Python packages into .venv"
+    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+    rm -f .venv/.installed-*
+    touch "$stamp"
+fi

@@ -1,0 +1,1 @@
+"""The nouns, frozen: secrets, nodes, keys, security associations, policies, conditions."""

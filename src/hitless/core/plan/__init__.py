@@ -1,0 +1,1 @@
+"""Operations, the difference between desired and actual, and its order."""
