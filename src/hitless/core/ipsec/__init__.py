@@ -1,0 +1,1 @@
+"""Key file, identity, key derivation, the handover protocol, desired SAs and policies."""

@@ -1,0 +1,274 @@
+"""The handover: one pure function that changes the SAs between nodes without losing a packet (handover.md).
+
+`step` folds one event, or a batch, into the state and says what to do next. It is level-triggered: effects
+follow from the state alone, so events may come late, twice, together or in pieces. The same function runs in the
+agent, in the simulator and in the explorer. The shell carries out all effects in order, reports each outcome as
+an event, and only then calls `step` again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from hitless.core.ipsec import watermarks
+from hitless.core.ipsec.state import (
+    BLOCK,
+    Count,
+    Counted,
+    Drain,
+    Effect,
+    Event,
+    Failure,
+    Forget,
+    Incarnated,
+    Install,
+    Installed,
+    InstallFailed,
+    KeysFiled,
+    Observed,
+    Publish,
+    Published,
+    Reincarnate,
+    Remove,
+    Removed,
+    SaRef,
+    State,
+    Switch,
+    Switched,
+    Tick,
+    WakeAt,
+    Way,
+)
+from hitless.core.model import view as views
+from hitless.core.model.node import NodeRecord, Progress
+from hitless.core.model.view import Recorded
+from hitless.core.plan.backoff import delay_seconds
+
+replace = msgspec.structs.replace
+
+
+def step(state: State, events: Iterable[Event], now: float) -> tuple[State, tuple[Effect, ...]]:
+    """The state after these events, and what has to be done now, in order. `now` is monotonic seconds."""
+    for event in events:
+        state = fold(state, event, now)
+    if not state.observed:
+        return state, ()
+    if not state.reincarnate and watermarks.broke_its_word(state):
+        state = replace(state, reincarnate="sa-vanished")
+    if state.reincarnate:
+        return state, (Reincarnate(state.reincarnate),)
+    state = _drains(replace(state, failures=_standing(state)), now)
+    forgets = tuple(_forgotten(state))
+    state = replace(state, held=state.held.difference(each.generation for each in forgets))
+    installs = tuple(_installs(state, now))
+    publish = _publish(state, now)
+    effects = (
+        *(publish if state.rules.order == "advertise-first" else ()),
+        *installs,
+        *_switches(state, now),
+        *(publish if state.rules.order == "acked" else ()),
+        *_removals(state, now),
+        *forgets,
+        *_wake(state, now),
+    )
+    return state, effects
+
+
+def fold(state: State, event: Event, now: float) -> State:  # noqa: PLR0911 - one flat case per event
+    """The state after one event; cheap, total, and free of decisions."""
+    match event:
+        case KeysFiled(generations):
+            return replace(state, filed=generations, held=state.held | generations)
+        case Observed():
+            return _observed(state, event)
+        case Installed(refs):
+            return _installed(state, refs)
+        case InstallFailed():
+            return _failed(state, event, now)
+        case Switched(peer, spi):
+            failures = {key: each for key, each in state.failures.items() if key[:2] != ("out", peer)}
+            return replace(state, pinned={**state.pinned, peer: spi}, failures=failures)
+        case Removed(refs):
+            drains = {ref: drain for ref, drain in state.drains.items() if ref not in refs}
+            return replace(state, kernel=state.kernel.difference(refs), drains=drains)
+        case Counted(packets):
+            drains = {ref: _count(drain, packets.get(ref, 0), now) for ref, drain in state.drains.items()}
+            return replace(state, drains=drains)
+        case Published(progress):
+            return replace(state, published=progress, published_at=now)
+        case Incarnated(me):
+            return replace(state, me=me, reincarnate="", published=None, failures={}, drains={})
+        case Tick():
+            return state
+        case _:
+            return _learned(state, views.fold(state.view, event))
+
+
+def _learned(state: State, view: views.View) -> State:
+    # After a restart the store still holds what this incarnation said: it is not said again.
+    published = state.published
+    mine = view.progress.get(state.me.name)
+    if published is None and mine is not None and mine.incarnation == state.me.incarnation:
+        published = mine
+    return replace(state, view=view, published=published)
+
+
+def _observed(state: State, event: Observed) -> State:
+    reason = state.reincarnate
+    if event.altered:
+        reason = reason or "sa-altered"
+    elif state.observed and any(_has_a_name(ref) for ref in state.kernel - event.kernel):
+        reason = reason or "sa-vanished"
+    return replace(state, observed=True, kernel=event.kernel, pinned=event.pinned, reincarnate=reason)
+
+
+def _has_a_name(ref: SaRef) -> bool:
+    # "#42" is a node that no record has named yet. When one does, the same SA is seen under its name.
+    return not ref.peer.startswith("#")
+
+
+def _installed(state: State, refs: tuple[SaRef, ...]) -> State:
+    done = {(ref.way, ref.peer) for ref in refs}
+    failures = {key: each for key, each in state.failures.items() if (key[0], key[1]) not in done}
+    return replace(state, kernel=state.kernel.union(refs), failures=failures)
+
+
+def _failed(state: State, event: InstallFailed, now: float) -> State:
+    if event.reason == "spi-in-use":
+        return replace(state, reincarnate="spi-in-use")
+    key = (event.way, event.peer, event.generation)
+    attempts = state.failures[key].attempts + 1 if key in state.failures else 1
+    wait = delay_seconds(attempts, state.rules.retry_seconds, state.rules.retry_limit_seconds)
+    return replace(state, failures={**state.failures, key: Failure(event.reason, attempts, now + wait)})
+
+
+def _count(drain: Drain, packets: int, now: float) -> Drain:
+    if packets != drain.packets:
+        return Drain(now, packets, now)
+    return replace(drain, counted_at=now)
+
+
+def _installs(state: State, now: float) -> Iterator[Install]:
+    ways: tuple[Way, ...] = ("in", "out")
+    for way in ways:  # IN for every peer first: nobody is told before all of them are there
+        for peer in state.view.peers(state.me.name):
+            wanted = watermarks.wanted_in if way == "in" else watermarks.wanted_out
+            for generation in sorted(wanted(state, peer.record)):
+                failure = state.failures.get((way, peer.record.name, generation))
+                ref = watermarks.ref(state, way, peer.record, generation)
+                if ref not in state.kernel and (failure is None or now >= failure.retry_at):
+                    yield Install(ref, generation)
+
+
+def _switches(state: State, now: float) -> Iterator[Switch]:
+    for name in state.pinned:
+        if state.view.removed(name) and state.pinned[name] != BLOCK:
+            yield Switch(name, BLOCK, 0)
+    me_removed = state.view.removed(state.me.name)
+    for peer in state.view.peers(state.me.name):
+        pinned = state.pinned.get(peer.record.name, BLOCK)
+        target = None if me_removed else _target(state, peer)
+        if me_removed and pinned != BLOCK:
+            yield Switch(peer.record.name, BLOCK, 0)
+        elif target and target[1] != pinned and not _refused_lately(state, peer.record.name, target[0], now):
+            yield Switch(peer.record.name, target[1], target[0])
+
+
+def _refused_lately(state: State, peer: str, generation: int, now: float) -> bool:
+    failure = state.failures.get(("out", peer, generation))
+    return failure is not None and now < failure.retry_at
+
+
+def _target(state: State, peer: Recorded[NodeRecord]) -> tuple[int, int] | None:
+    """The newest generation usable towards a peer, with its SPI; never an older one than is in use now."""
+    usable = [each for each in state.held if not watermarks.why_not_usable(state, peer, each)]
+    if not usable:
+        return None
+    pinned = state.pinned.get(peer.record.name, BLOCK)
+    newer_in_use = (
+        each
+        for each in state.view.keys
+        if each > max(usable) and watermarks.ref(state, "out", peer.record, each).spi == pinned
+    )
+    if any(newer_in_use):
+        return None
+    return max(usable), watermarks.ref(state, "out", peer.record, max(usable)).spi
+
+
+def _publish(state: State, now: float) -> tuple[Publish, ...]:
+    progress = watermarks.progress_of(state, now)
+    if progress is None or progress == state.published:
+        return ()
+    urgent = state.published is None or _worth(progress) != _worth(state.published)
+    if urgent or now >= state.published_at + state.rules.publish_interval_seconds:
+        return (Publish(progress),)
+    return ()
+
+
+def _worth(progress: Progress) -> tuple[object, ...]:
+    """What others wait for. The list of peers still waited for may lag by the publish interval."""
+    return progress.receives, progress.sends.revision, progress.sends.generation, not progress.sends.behind
+
+
+def _drains(state: State, now: float) -> State:
+    drains = {
+        ref: state.drains.get(ref, Drain(now))
+        for ref in state.kernel
+        if watermarks.may_retire(state, ref)
+    }
+    return state if drains == state.drains else replace(state, drains=drains)
+
+
+def _quiet_seconds(state: State) -> float:
+    return state.rules.drain_seconds if state.rules.cleanup == "acked" else state.rules.cleanup_seconds
+
+
+def _removals(state: State, now: float) -> Iterator[Remove | Count]:
+    quiet = _quiet_seconds(state)
+    by_timer = state.rules.cleanup == "timer"
+    for ref, drain in state.drains.items():
+        if now >= drain.since + quiet and (by_timer or drain.counted_at >= drain.since + quiet):
+            yield Remove(ref)
+    if any(_count_due(drain, now, quiet) for drain in state.drains.values()) and not by_timer:
+        yield Count()
+
+
+def _count_due(drain: Drain, now: float, quiet: float) -> bool:
+    return drain.packets < 0 or drain.counted_at < drain.since + quiet <= now
+
+
+def _standing(state: State) -> Mapping[tuple[Way, str, int], Failure]:
+    """Failures of what is still wanted: one of a retired key is no news, and nobody would ever try it again."""
+    if not state.failures:
+        return state.failures
+    peers = {peer.record.name: peer.record for peer in state.view.peers(state.me.name)}
+    standing = {}
+    for (way, name, generation), failure in state.failures.items():
+        wanted = watermarks.wanted_in if way == "in" else watermarks.wanted_out
+        if name in peers and generation in wanted(state, peers[name]):
+            standing[way, name, generation] = failure
+    return standing
+
+
+def _forgotten(state: State) -> Iterator[Forget]:
+    old = state.held - state.filed
+    if not old or not state.filed or not state.view.synced:
+        return
+    peers = [peer.record for peer in state.view.peers(state.me.name)]
+    for generation in sorted(old):
+        refs = (watermarks.ref(state, way, peer, generation) for peer in peers for way in ("in", "out"))
+        # An empty kernel (after a reboot) says nothing about who still needs the key: the peers do.
+        surpassed = all((watermarks.common_generation(state, peer) or 0) > generation for peer in peers)
+        if generation < max(state.filed) and surpassed and not any(ref in state.kernel for ref in refs):
+            yield Forget(generation)
+
+
+def _wake(state: State, now: float) -> tuple[WakeAt, ...]:
+    quiet = _quiet_seconds(state)
+    times = [drain.since + quiet for drain in state.drains.values()]
+    times += [failure.retry_at for failure in state.failures.values()]
+    if state.published is not None and watermarks.progress_of(state, now) not in (None, state.published):
+        times.append(state.published_at + state.rules.publish_interval_seconds)
+    return (WakeAt(min(times)),) if times else ()
