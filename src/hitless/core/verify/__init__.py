@@ -1,0 +1,1 @@
+"""Exploring the handover: every interleaving, with faults."""

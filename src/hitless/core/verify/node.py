@@ -1,0 +1,350 @@
+"""One node of the handover model: the real `handover.step`, a kernel, and effects still on their way to it.
+
+The kernel of the model holds *identities*, not only SPIs: who sends, who receives, both lives, the generation. That
+is what decides whether a packet can be decrypted, and what the protocol itself never sees.
+
+Time is relative. `now` is always `NOW`; a tick moves everything that the state remembers back by one drain time, and
+what is older than that is all the same. So a node that has waited twice as long is in the same state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from hitless.core.ipsec import handover
+from hitless.core.ipsec.state import (
+    BLOCK,
+    Count,
+    Counted,
+    Drain,
+    Effect,
+    Event,
+    Failure,
+    Forget,
+    Incarnated,
+    Install,
+    Installed,
+    InstallFailed,
+    KeysFiled,
+    Observed,
+    Publish,
+    Published,
+    Reincarnate,
+    Remove,
+    Removed,
+    Rules,
+    SaRef,
+    State,
+    Switch,
+    Switched,
+    Tick,
+    WakeAt,
+)
+from hitless.core.model.node import Behind, Incarnation, NodeRecord, Progress
+from hitless.core.model.view import Listed, View
+
+NOW = 1000.0
+replace = msgspec.structs.replace
+
+
+class Ident(NamedTuple):
+    """The inputs of an SA's key: two are the same key exactly if they are equal."""
+
+    sender: str
+    sender_nonce: str
+    receiver: str
+    receiver_nonce: str
+    generation: int
+
+
+class Todo(NamedTuple):
+    """An effect that the shell has yet to carry out, and for an install the identity it was decided for."""
+
+    effect: Effect
+    ident: Ident | None = None
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A node, from outside: what it knows (`state`), what is so (`kernel`, `pinned`), and what was (the rest).
+
+    `file` is in the key file and survives the agent, as do `kernel` and `pinned`; a key whose file is gone does not.
+    `flight` is everything sent since the last tick that may still arrive, `used` everything
+    ever sent. `lost` are states that a fault took away, `spent` what was ever deleted, `said` the progress record in
+    the store.
+    """
+
+    state: State
+    file: frozenset[int] = frozenset()
+    pending: tuple[Todo, ...] = ()
+    kernel: frozenset[tuple[SaRef, Ident]] = frozenset()
+    pinned: frozenset[tuple[str, int]] = frozenset()
+    flight: frozenset[Ident] = frozenset()
+    used: frozenset[Ident] = frozenset()
+    lost: frozenset[Ident] = frozenset()
+    spent: frozenset[tuple[str, Ident]] = frozenset()
+    said: Progress | None = None
+    wrong: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.state.me.name
+
+
+Put = NodeRecord | Progress
+"""What a node writes to the store."""
+
+
+def incarnation(name: str, counter: int) -> Incarnation:
+    """The model's nonces: unique, and readable in a story."""
+    return Incarnation(counter, f"{name}/{counter}")
+
+
+def record(name: str, node_id: int, counter: int = 1) -> NodeRecord:
+    return NodeRecord(name, node_id, incarnation(name, counter), (f"192.0.2.{node_id}",))
+
+
+def fresh(me: NodeRecord, rules: Rules, file: frozenset[int]) -> Node:
+    """A node before anything has happened."""
+    return Node(state=State(me=me, rules=rules, wall_offset_seconds=-NOW), file=file)
+
+
+# --- what can happen to a node ----------------------------------------------------------------------------
+
+
+def hear(node: Node, events: Iterable[Event]) -> Node:
+    """The node learns something. What it does about it is another step: meanwhile it may learn more."""
+    state = node.state
+    for event in events:
+        state = handover.fold(state, event, NOW)
+    return _calm(replace(node, state=normal(state)))
+
+
+def can_decide(node: Node) -> bool:
+    """Whether the protocol would now ask for something."""
+    return not node.pending and bool(_decision(node)[1])
+
+
+def decide(node: Node) -> Node:
+    """One call of `handover.step`; its effects are then pending, in order."""
+    state, effects = _decision(node)
+    todos = tuple(Todo(each, _ident(state, each) if isinstance(each, Install) else None) for each in effects)
+    return _calm(replace(node, state=normal(state), pending=todos))
+
+
+def perform(node: Node, used: bool = False) -> tuple[Node, Put | None]:
+    """The first pending effect succeeds; also what it writes to the store.
+
+    `used` says of an install whether anything was ever sent with its identity.
+    """
+    todo, rest = node.pending[0], replace(node, pending=node.pending[1:])
+    match todo.effect:
+        case Install(ref):
+            return _install(rest, ref, todo, used), None
+        case Switch(peer, spi):
+            return _switch(rest, peer, spi), None
+        case Remove(ref):
+            gone = {pair for pair in rest.kernel if pair[0] == ref}
+            spent = rest.spent | {(ref.way, ident) for _, ident in gone}
+            return hear(replace(rest, kernel=rest.kernel - gone, spent=spent), [Removed((ref,))]), None
+        case Publish(progress):
+            wrong = rest.wrong or _went_back(rest.said, progress)
+            return hear(replace(rest, said=progress, wrong=wrong), [Published(progress)]), progress
+        case Reincarnate():
+            me = node.state.me
+            reborn = record(me.name, me.node_id, me.incarnation.counter + 1)
+            return hear(replace(rest, said=None), [Incarnated(reborn)]), reborn
+        case _:
+            raise AssertionError(f"not an effect that waits: {todo.effect!r}")
+
+
+def refuse(node: Node) -> Node:
+    """The first pending effect, an install, fails."""
+    install = node.pending[0].effect
+    assert isinstance(install, Install)  # noqa: S101 - offered for installs only
+    event = InstallFailed(install.ref.way, install.ref.peer, install.generation, "no-memory")
+    return hear(replace(node, pending=node.pending[1:]), [event])
+
+
+def tick(node: Node) -> Node:
+    """A whole drain time passes: what was on the wire has arrived; what is in use now may still be."""
+    aged = _aged(node.state, node.state.rules.drain_seconds)
+    return hear(replace(node, state=aged, flight=frozenset(_in_use(node))), [Tick()])
+
+
+def load(node: Node, generation: int) -> Node:
+    """The operator replaced the key file, and the node has read it. The key is registered already."""
+    filed = frozenset({generation})
+    return hear(replace(node, file=filed), [KeysFiled(filed)])
+
+
+def restart(node: Node, listed: Listed) -> Node:
+    """The agent died, whatever it was doing, and a new one starts. The kernel has not noticed."""
+    state = State(me=node.state.me, rules=node.state.rules, wall_offset_seconds=-NOW)
+    refs = frozenset(ref for ref, _ in node.kernel)
+    observed = Observed(refs, dict(node.pinned))
+    return hear(replace(node, state=state, pending=()), [listed, KeysFiled(node.file), observed])
+
+
+def reboot(node: Node, listed: Listed) -> tuple[Node, NodeRecord]:
+    """The machine restarts: the kernel is empty, and the node begins a new life."""
+    me = node.state.me
+    reborn = record(me.name, me.node_id, me.incarnation.counter + 1)
+    emptied = replace(
+        node,
+        state=replace(node.state, me=reborn),
+        kernel=frozenset(),
+        pinned=frozenset(),
+        lost=node.lost | {ident for _, ident in node.kernel},
+        spent=node.spent | {(ref.way, ident) for ref, ident in node.kernel},
+        said=None,
+    )
+    return restart(emptied, listed), reborn
+
+
+def vanish(node: Node, ref: SaRef) -> Node:
+    """Somebody deletes one SA, and the node sees it."""
+    gone = {pair for pair in node.kernel if pair[0] == ref}
+    left = node.kernel - gone
+    lost = node.lost | {ident for _, ident in gone}
+    spent = node.spent | {(ref.way, ident) for _, ident in gone}
+    observed = Observed(frozenset(each for each, _ in left), dict(node.pinned))
+    return hear(replace(node, kernel=left, lost=lost, spent=spent), [observed])
+
+
+# --- inside -----------------------------------------------------------------------------------------------
+
+
+def _decision(node: Node) -> tuple[State, tuple[Effect, ...]]:
+    state, effects = handover.step(node.state, (), NOW)
+    return state, tuple(each for each in effects if not isinstance(each, WakeAt))
+
+
+def _calm(node: Node) -> Node:
+    """Carry out at once what nobody else can see: reading counters, dropping a key, starting a drain."""
+    while node.pending and isinstance(node.pending[0].effect, Count | Forget):
+        effect, pending = node.pending[0].effect, node.pending[1:]
+        node = replace(node, pending=pending)
+        if isinstance(effect, Count):
+            # Nothing ever arrives late in the counters: the most hopeful reading, hence the earliest removal.
+            counted = Counted(dict.fromkeys(node.state.drains, 0))
+            node = replace(node, state=normal(handover.fold(node.state, counted, NOW)))
+    if not node.pending:
+        state, effects = _decision(node)
+        if effects and all(isinstance(each, Count | Forget) for each in effects):
+            return _calm(replace(node, state=normal(state), pending=tuple(Todo(each) for each in effects)))
+        if not effects:
+            return replace(node, state=normal(state))
+    return node
+
+
+def _install(node: Node, ref: SaRef, todo: Todo, used: bool) -> Node:
+    ident = todo.ident
+    assert ident is not None  # noqa: S101 - `decide` gives every install its identity
+    if any(each == ref for each, _ in node.kernel):
+        return hear(node, [InstallFailed(ref.way, ref.peer, ident.generation, "spi-in-use")])
+    # What was never sent with may be installed again: nothing exists that could be replayed or repeated.
+    spent = node.spent if used else node.spent - {(ref.way, ident)}
+    return hear(replace(node, kernel=node.kernel | {(ref, ident)}, spent=spent), [Installed((ref,))])
+
+
+def _switch(node: Node, peer: str, spi: int) -> Node:
+    pinned = frozenset({*((name, each) for name, each in node.pinned if name != peer), (peer, spi)})
+    used = {ident for ref, ident in node.kernel if ref == SaRef("out", peer, spi)}
+    # Whether the SPI has an OUT state is asked of every state, not only here: see `unpinned`.
+    sent = replace(node, pinned=pinned, flight=node.flight | used, used=node.used | used)
+    return hear(sent, [Switched(peer, spi)])
+
+
+def _in_use(node: Node) -> set[Ident]:
+    pinned = dict(node.pinned)
+    return {ident for ref, ident in node.kernel if ref.way == "out" and pinned.get(ref.peer) == ref.spi}
+
+
+def unpinned(node: Node) -> str:
+    """What is wrong where a policy pins an SPI without an OUT state (that no fault took away)."""
+    refs = {ref for ref, _ in node.kernel}
+    for peer, spi in node.pinned:
+        lost = any(ident.sender == node.name and ident.receiver == peer for ident in node.lost)
+        if spi != BLOCK and SaRef("out", peer, spi) not in refs and not lost:
+            return f"{node.name} deleted the OUT state that it sends to {peer} with"
+    return ""
+
+
+def _ident(state: State, install: Install) -> Ident:
+    me, peer = state.me, state.view.nodes[install.ref.peer].record
+    sender, receiver = (peer, me) if install.ref.way == "in" else (me, peer)
+    return Ident(
+        sender.name, sender.incarnation.nonce, receiver.name, receiver.incarnation.nonce, install.generation
+    )
+
+
+def _went_back(said: Progress | None, says: Progress) -> str:
+    if said is None or said.epoch != says.epoch or said.incarnation != says.incarnation:
+        return ""
+    if max(says.receives.generations) < max(said.receives.generations):
+        return f"{says.name} takes back a key"
+    received = (said.receives.revision, said.receives.generations), (says.receives.revision, says.receives.generations)
+    sent = (said.sends.revision, said.sends.generation), (says.sends.revision, says.sends.generation)
+    if says.receives.revision < said.receives.revision or sent[1][0] < sent[0][0] or sent[1][1] < sent[0][1]:
+        return f"{says.name}'s watermarks go back"
+    if received[0] == received[1] and _names(says.receives.behind) - _names(said.receives.behind):
+        return f"{says.name} takes back whom it receives from"
+    if sent[0] == sent[1] and _names(says.sends.behind) - _names(said.sends.behind):
+        return f"{says.name} takes back whom it sends to"
+    return ""
+
+
+def _names(behind: tuple[Behind, ...]) -> set[str]:
+    return {each.peer for each in behind}
+
+
+def plain(progress: Progress) -> Progress:
+    """A progress record without what is there for people only: fewer states that differ in nothing."""
+    receives = replace(progress.receives, behind=tuple(Behind(each.peer, "") for each in progress.receives.behind))
+    sends = replace(progress.sends, behind=tuple(Behind(each.peer, "") for each in progress.sends.behind))
+    return replace(progress, receives=receives, sends=sends, phase="", since=0.0)
+
+
+def normal(state: State) -> State:
+    """The state with everything forgotten that cannot matter any more."""
+    drain_seconds = state.rules.drain_seconds
+    drains = {
+        ref: Drain(max(each.since, NOW - drain_seconds), each.packets, _clamp(each.counted_at, drain_seconds))
+        for ref, each in state.drains.items()
+    }
+    failures = {key: Failure(each.reason, 1, max(each.retry_at, NOW)) for key, each in state.failures.items()}
+    return replace(
+        state,
+        view=_settled_view(state),
+        drains=drains,
+        failures=failures,
+        published_at=max(state.published_at, NOW - 1),
+    )
+
+
+def _settled_view(state: State) -> View:
+    # What this node itself said matters only until it knows that it said it.
+    if state.published is None or state.me.name not in state.view.progress:
+        return state.view
+    others = {name: each for name, each in state.view.progress.items() if name != state.me.name}
+    return replace(state.view, progress=others)
+
+
+def _clamp(counted_at: float, drain_seconds: float) -> float:
+    return counted_at if counted_at < 0 else max(counted_at, NOW - drain_seconds)
+
+
+def _aged(state: State, seconds: float) -> State:
+    drains = {
+        ref: Drain(each.since - seconds, each.packets, each.counted_at - seconds if each.packets >= 0 else -1.0)
+        for ref, each in state.drains.items()
+    }
+    failures = {
+        key: Failure(each.reason, each.attempts, each.retry_at - seconds) for key, each in state.failures.items()
+    }
+    return replace(state, drains=drains, failures=failures, published_at=state.published_at - seconds)
+
+

@@ -1,0 +1,73 @@
+"""The generic explorer, on models small enough to count by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hitless.core.verify.explore import (
+    Always,
+    Counterexample,
+    Eventually,
+    Properties,
+    Proved,
+    Sometimes,
+    Unknown,
+    explore,
+)
+
+
+class Graph:
+    """A model given as edges: state -> {action: state}."""
+
+    def __init__(self, edges: dict[int, dict[str, int]]) -> None:
+        self.edges = edges
+
+    def init(self) -> Iterator[int]:
+        yield 0
+
+    def actions(self, state: int) -> Iterator[str]:
+        yield from self.edges.get(state, {})
+
+    def next(self, state: int, action: str) -> int:
+        return self.edges[state][action]
+
+
+DIAMOND = Graph({0: {"left": 1, "right": 2}, 1: {"on": 3}, 2: {"on": 3}, 3: {"stay": 3}})
+
+
+def test_counts_states_edges_and_depth() -> None:
+    assert explore(DIAMOND, Properties[int, str]()) == Proved(states=4, edges=4, depth=2)
+
+
+def test_a_counterexample_is_a_shortest_one() -> None:
+    graph = Graph({0: {"long": 1, "short": 3}, 1: {"on": 2}, 2: {"on": 4}, 3: {"on": 4}})
+    properties: Properties[int, str] = Properties(always=[Always("never 4", lambda s: "is 4" if s == 4 else "")])
+    found = explore(graph, properties)
+    assert isinstance(found, Counterexample)
+    assert (found.property, found.detail, found.start) == ("never 4", "is 4", 0)
+    assert found.steps == (("short", 3), ("on", 4))
+
+
+def test_sometimes_guards_against_a_model_in_which_nothing_happens() -> None:
+    seen: Properties[int, str] = Properties(sometimes=[Sometimes("3", lambda s: s == 3)])
+    assert explore(DIAMOND, seen) == Proved(4, 4, 2, ("3",))
+    unseen: Properties[int, str] = Properties(sometimes=[Sometimes("9", lambda s: s == 9)])
+    found = explore(DIAMOND, unseen)
+    assert isinstance(found, Counterexample)
+    assert (found.property, found.steps) == ("9", ())
+
+
+def test_a_wedge_is_found_and_a_fault_is_no_way_out_of_it() -> None:
+    graph = Graph({0: {"on": 1, "crash": 2}, 1: {"back": 0}, 2: {"spin": 3}, 3: {"spin": 2, "crash": 1}})
+    ends: Eventually[int, str] = Eventually("ends", lambda s: s == 1, lambda a: a == "crash")
+    found = explore(graph, Properties(eventually=ends))
+    assert isinstance(found, Counterexample)
+    assert (found.property, found.steps) == ("ends", (("crash", 2),))
+    lucky: Eventually[int, str] = Eventually("ends", lambda s: s == 1, lambda _: False)
+    assert isinstance(explore(graph, Properties(eventually=lucky)), Proved)
+
+
+def test_gives_up_at_its_limit_by_name() -> None:
+    found = explore(DIAMOND, Properties[int, str](), states_limit=2)
+    assert isinstance(found, Unknown)
+    assert found.limit == "states_limit=2"
