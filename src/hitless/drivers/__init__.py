@@ -1,0 +1,1 @@
+"""Implementations of the Dataplane port. A driver does not log and does not decide."""
