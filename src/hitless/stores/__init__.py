@@ -1,0 +1,1 @@
+"""Implementations of the Store port, and one conformance suite for all."""
