@@ -1,0 +1,5 @@
+"""`python -m hitless` is `hitless`."""
+
+from hitless.cli.main import main
+
+main()

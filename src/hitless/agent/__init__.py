@@ -1,0 +1,1 @@
+"""The imperative shell: one short loop around the pure core."""

@@ -1,0 +1,123 @@
+"""What a node writes into the store about itself: its id, its record, and the generations of its keys.
+
+All by compare-and-swap, so that any number of nodes may do the same at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from hitless.core.ipsec import derive, keyring
+from hitless.core.ipsec.identity import NODE_ID_MASK, node_id_candidate
+from hitless.core.model import layout
+from hitless.core.model.key import MasterKey
+from hitless.core.model.layout import Layout
+from hitless.core.model.node import KeyRecord, NodeRecord, Progress, Tombstone
+from hitless.ports import Compare, Delete, Put, Store
+
+_PROBE_LIMIT = 4096  # a free id is found in a few probes below half a million nodes; more means a damaged store
+
+
+class RegistryError(Exception):
+    """The store holds something that this node cannot join beside."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{message} [{code}]")
+        self.code = code
+
+
+class Registry:
+    """One node's writes to one cluster's records."""
+
+    def __init__(self, store: Store, cluster: str, name: str) -> None:
+        self._store, self._layout, self._name, self._cluster = store, Layout(cluster), name, cluster
+
+    async def claim_node_id(self, remembered: int | None) -> int:
+        """The node's 20-bit id: the remembered one, else the first free one on its probing path."""
+        for probe in range(_PROBE_LIMIT):
+            candidate = remembered if remembered and probe == 0 else node_id_candidate(self._name, probe)
+            if await self._claim(min(candidate, NODE_ID_MASK)):
+                return candidate
+        raise RegistryError("node-id-space", f"no free node id in {_PROBE_LIMIT} tries; is the store damaged?")
+
+    async def _claim(self, node_id: int) -> bool:
+        key = self._layout.node_id(node_id)
+        while True:
+            entry = await self._store.get(key)
+            if entry is not None:
+                return entry.value == self._name.encode()
+            if await self._store.commit([Compare(key, 0)], [Put(key, self._name.encode())]) is not None:
+                return True
+
+    async def node_record(self) -> NodeRecord | None:
+        """What the store holds of this node now."""
+        entry = await self._store.get(self._layout.node(self._name))
+        return None if entry is None else msgspec.json.decode(entry.value, type=NodeRecord)
+
+    async def write_node(self, record: NodeRecord) -> bool:
+        """Write the node record unless it stands there already; whether it was written."""
+        key, value = self._layout.node(record.name), layout.encode(record)
+        while True:
+            entry = await self._store.get(key)
+            if entry is not None and entry.value == value:
+                return False
+            guard = Compare(key, entry.mod_revision if entry else 0)
+            if await self._store.commit([guard], [Put(key, value)]) is not None:
+                return True
+
+    async def bury(self) -> None:
+        """Write this node's tombstone and take its records away, in one step. Raises RegistryError `node-unknown`."""
+        key = self._layout.node(self._name)
+        while True:
+            entry = await self._store.get(key)
+            if entry is None:
+                raise RegistryError("node-unknown", f"no node {self._name} is registered in cluster {self._cluster}")
+            record = msgspec.json.decode(entry.value, type=NodeRecord)
+            tombstone = Tombstone(record.name, record.node_id, record.incarnation)
+            writes: list[Put | Delete] = [
+                Put(self._layout.tombstone(self._name), layout.encode(tombstone)),
+                Delete(key),
+                Delete(self._layout.progress(self._name)),
+            ]
+            if await self._store.commit([Compare(key, entry.mod_revision)], writes) is not None:
+                return
+
+    async def publish(self, progress: Progress) -> int:
+        """Write the progress record; the revision it got. Only this node ever writes it, so nothing is compared."""
+        revision = await self._store.commit([], [Put(self._layout.progress(self._name), layout.encode(progress))])
+        assert revision is not None  # noqa: S101 - nothing was compared
+        return revision
+
+    async def register_keys(self, keys: Sequence[MasterKey], held: frozenset[int]) -> dict[int, MasterKey]:
+        """Generations of the keys of a file, registering those that are new. Raises KeyRefusedError for any of them.
+
+        All are judged before the first is written, so that a file is taken whole or refused whole.
+        """
+        prints = [derive.fingerprint(key, self._cluster) for key in keys]
+        while True:
+            records, progress = await self._listing()
+            known = dict(records)
+            for key, fingerprint in zip(keys, prints, strict=True):
+                live = keyring.live(known, progress, held)
+                record = keyring.resolve(key, fingerprint, known, live)
+                known[record.generation] = record
+            by_print = {record.fingerprint: record.generation for record in known.values()}
+            filed = {by_print[fingerprint]: key for key, fingerprint in zip(keys, prints, strict=True)}
+            keyring.check_forward(filed, held)
+            fresh = [record for generation, record in known.items() if generation not in records]
+            if not fresh or await self._create(fresh):
+                return filed
+
+    async def _listing(self) -> tuple[dict[int, KeyRecord], Mapping[str, Progress]]:
+        keys = await self._store.list(f"{self._layout.root}keys/")
+        said = await self._store.list(f"{self._layout.root}progress/")
+        records = [msgspec.json.decode(entry.value, type=KeyRecord) for entry in keys.entries]
+        progress = [msgspec.json.decode(entry.value, type=Progress) for entry in said.entries]
+        return {each.generation: each for each in records}, {each.name: each for each in progress}
+
+    async def _create(self, records: list[KeyRecord]) -> bool:
+        names = [self._layout.key(record.generation) for record in records]
+        puts = [Put(name, layout.encode(record)) for name, record in zip(names, records, strict=True)]
+        return await self._store.commit([Compare(name, 0) for name in names], puts) is not None

@@ -1,0 +1,1 @@
+"""Logs and conditions, as people and machines read them."""
