@@ -82,6 +82,7 @@ class Cluster:
         for life in self.lives.values():
             if life.done():
                 life.result()  # an agent that died: say why
+        await self._store.epoch()  # a store that was created anew is asked for its new history first
         return {node.name: node for node in await read(self._store, "test")}
 
     async def settled(self, generation: int, *names: str) -> None:
@@ -93,6 +94,10 @@ class Cluster:
             )
 
         await until(holds)
+
+    def records(self) -> dict[str, int]:
+        """Every record and the revision that wrote it, heartbeats left out."""
+        return {each.key: each.mod_revision for each in self.log.list("/").entries if "/live/" not in each.key}
 
     def sas(self, name: str) -> list[Sa]:
         return [each.sa for each in self.kernels[name].observe().sas]

@@ -33,7 +33,8 @@ def run(scope: Scope) -> tuple[HandoverModel, Proved | Counterexample[World, Act
         pytest.param(Scope(refusals=1), id="rotation-with-a-failed-install"),
         pytest.param(Scope(newest=1, cold=True), id="join"),
         pytest.param(Scope(newest=1, cold=True, reboots=1), id="join-with-a-reboot"),
-        pytest.param(Scope(newest=1, reboots=1, crashes=1, refusals=1), id="reboot-crash-and-failed-install"),
+        pytest.param(Scope(newest=1, reboots=1, crashes=1), id="reboot-and-crash"),
+        pytest.param(Scope(newest=1, reboots=1, refusals=1), id="reboot-and-failed-install"),
         pytest.param(Scope(newest=1, vanishings=1), id="an-sa-vanishes"),
         pytest.param(Scope(newest=1, vanishings=1, crashes=1), id="an-sa-vanishes-and-the-agent-dies"),
         pytest.param(Scope(newest=1, wipes=1), id="store-created-anew"),
@@ -50,10 +51,11 @@ def test_advertising_before_installing_is_refuted() -> None:
     assert isinstance(result, Counterexample)
     assert result.property == "decryptable"
     told = story(model, result)
-    assert len(told) == 14
-    promised = "n1 publishes that it receives generations 1 and 2 as of revision 4"
-    assert told[3] == f"4. {promised} (its IN state for generation 2 from n2 is not in the kernel yet)"
-    assert told[-1] == "=> decryptable: n2 cannot decrypt what n1 sends with generation 2"
+    assert len(told) <= 14, "the shortest story"
+    promises = [line for line in told if "publishes that it receives generations 1 and 2" in line]
+    assert promises
+    assert any("is not in the kernel yet" in line for line in promises), "\n".join(told)
+    assert told[-1].startswith("=> decryptable: ")
 
 
 def test_deleting_by_a_timer_is_refuted() -> None:

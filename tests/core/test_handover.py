@@ -19,11 +19,13 @@ from hitless.core.ipsec.state import (
     KeysFiled,
     Observed,
     Publish,
+    Recalled,
     Reincarnate,
     SaRef,
     State,
     Switch,
     Tick,
+    Used,
     WakeAt,
 )
 from hitless.core.model.node import Tombstone
@@ -166,7 +168,7 @@ def test_a_new_log_does_not_bring_back_a_retired_state() -> None:
     assert not [each for each in asked if isinstance(each, Install)]
 
 
-def test_a_starting_agent_sees_that_an_advertised_state_is_gone() -> None:
+def test_a_starting_agent_sees_that_an_installed_state_is_gone() -> None:
     """It was deleted while nobody watched: the same key with counters from 0 must not come back."""
     mine = progress("a", 12, (1, 2), sends=2)
     started = State(me=ME, held=frozenset({1, 2}))
@@ -175,11 +177,13 @@ def test_a_starting_agent_sees_that_an_advertised_state_is_gone() -> None:
         EPOCH, 12, tuple(listing.nodes.values()), tuple(listing.keys.values()), tuple(listing.progress.values())
     )
     pinned = {"b": ref("out", 2).spi}
+    recalled = Recalled(frozenset(Used(each, PEER.incarnation.nonce) for each in both(2)))
     for gone in (ref("in", 2), ref("out", 2)):
         seen = Observed(both(2) - {gone}, pinned)
-        _, asked = handover.step(started, [listed, KeysFiled(frozenset({2})), seen], NOW)
+        _, asked = handover.step(started, [listed, recalled, KeysFiled(frozenset({2})), seen], NOW)
         assert asked == (Reincarnate("sa-vanished"),)
-    whole, asked = handover.step(started, [listed, KeysFiled(frozenset({2})), Observed(both(2), pinned)], NOW)
+    seen = Observed(both(2), pinned)
+    whole, asked = handover.step(started, [listed, recalled, KeysFiled(frozenset({2})), seen], NOW)
     assert not [each for each in asked if isinstance(each, Reincarnate | Install)]
     assert not whole.reincarnate
 

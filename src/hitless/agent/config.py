@@ -15,6 +15,8 @@ from hitless.core.ipsec.state import Rules
 from hitless.core.model.sa import Mode
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+# Three quarters of what the sequence number can count (RFC 4303 §3.3.3: it must not cycle).
+_SHORT_LIMIT, _ESN_LIMIT = 3 << 30, 3 << 62
 _WINDOW_LIMIT = 4096  # XFRMA_REPLAY_ESN_MAX, include/uapi/linux/xfrm.h
 
 
@@ -34,13 +36,18 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class IpsecConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`drain_seconds`: how long an old SA must have been silent; at least the longest path delay."""
+    """`drain_seconds`: how long an old SA must have been silent; at least the longest path delay.
+
+    `soft_bytes` and `soft_seconds` limit the life of an SA's keys (0: no limit): then a new incarnation begins.
+    """
 
     replay_window: int = 1024
     esn: bool = True
     reqid_base: int = REQID_BASE
     drain_seconds: float = 10.0
-    resync_seconds: float = 60.0
+    resync_seconds: float = 5.0
+    soft_bytes: int = 0
+    soft_seconds: float = 0.0
 
 
 class LabConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,6 +96,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def rules(self) -> Rules:
         return Rules(
             drain_seconds=self.ipsec.drain_seconds,
+            sequence_limit=_ESN_LIMIT if self.ipsec.esn else _SHORT_LIMIT,
+            soft_bytes=self.ipsec.soft_bytes,
+            soft_seconds=self.ipsec.soft_seconds,
             order=self.lab.order,
             cleanup=self.lab.cleanup,
             cleanup_seconds=self.lab.cleanup_seconds,
@@ -113,6 +123,9 @@ def _check(file: str, config: Config) -> Config:
     for field in ("cluster", "node"):
         if not _NAME.match(getattr(config, field)):
             raise ConfigError(file, field, "1 to 63 letters, digits, '.', '_' or '-', the first a letter or digit")
+    for field in ("keys", "state_dir"):
+        if not getattr(config, field):
+            raise ConfigError(file, field, "is empty; give a path")
     addresses = tuple(_address(file, each) for each in config.addresses)
     if not addresses:
         raise ConfigError(file, "addresses", "give at least one underlay address that peers reach this node by")
@@ -148,6 +161,8 @@ def _check_numbers(file: str, config: Config) -> None:
         ("ipsec.drain_seconds", 0 < ipsec.drain_seconds <= 86400, "more than 0 and at most a day"),
         ("ipsec.resync_seconds", 1 <= ipsec.resync_seconds <= 86400, "1 second to a day"),
         ("ipsec.reqid_base", ipsec.reqid_base & NODE_ID_MASK == 0, "the low 20 bits must be zero: they name the peer"),
+        ("ipsec.soft_bytes", ipsec.soft_bytes == 0 or ipsec.soft_bytes >= 1 << 20, "0 for none, or at least 1 MiB"),
+        ("ipsec.soft_seconds", ipsec.soft_seconds == 0 or ipsec.soft_seconds >= 60, "0 for none, or at least a minute"),
         ("ipsec.reqid_base", 0 < ipsec.reqid_base < 2**32, "a 32-bit number other than 0"),
     )
     for field, holds, wanted in limits:

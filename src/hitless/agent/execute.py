@@ -16,6 +16,7 @@ import structlog
 
 from hitless.agent.registry import Registry
 from hitless.core.ipsec import desired
+from hitless.core.ipsec.handover import used_by
 from hitless.core.ipsec.identity import generation_of
 from hitless.core.ipsec.settings import IpsecSettings
 from hitless.core.ipsec.state import (
@@ -27,6 +28,7 @@ from hitless.core.ipsec.state import (
     Install,
     Installed,
     InstallFailed,
+    Measured,
     Observed,
     Publish,
     Published,
@@ -35,6 +37,7 @@ from hitless.core.ipsec.state import (
     State,
     Switch,
     Switched,
+    Used,
     WakeAt,
 )
 from hitless.core.ipsec.state import Effect as AnyEffect
@@ -57,12 +60,14 @@ class Executor:
         settings: IpsecSettings,
         writes: Callable[[], int],
         crash_point: CrashPoint,
+        write_down: Callable[[frozenset[Used]], None],
     ) -> None:
+        """`write_down` makes the journal durable before the identities in it reach the kernel."""
         self._keyring: dict[int, MasterKey] = {}
         self.wake_at: float | None = None
         self.retry = False
         self._dataplane, self._registry, self._settings = dataplane, registry, settings
-        self._writes, self._crash_point = writes, crash_point
+        self._writes, self._crash_point, self._write_down = writes, crash_point, write_down
         self._actual = Actual()
         self._standing_for: tuple[object, ...] = ()
         self._refused: dict[str, str] = {}
@@ -81,14 +86,16 @@ class Executor:
         self._keyring.update(keys)
         self._crash_point("key-loaded")
 
-    async def observe(self, state: State) -> tuple[Observed, Counted]:
+    async def observe(self, state: State) -> tuple[Observed, Counted, Measured]:
         """A full look at the kernel, as the handover sees it."""
         found = await asyncio.to_thread(self._dataplane.observe)
         self._actual = actual(found, self._dataplane.owns)
         self._standing_for = ()
         refs = desired.by_ref(state, self._actual, self._settings)
         counted = {ref: sum(each.counters.packets for each in group) for ref, group in refs.items()}
-        return desired.observed(state, self._keyring, self._actual, self._settings), Counted(counted)
+        samples = {ref: desired.sample(group, time.time()) for ref, group in refs.items()}
+        seen = desired.observed(state, self._keyring, self._actual, self._settings)
+        return seen, Counted(counted), Measured(samples)
 
     async def stand(self, state: State) -> None:
         """Guards and standing policies: before anything else, and whenever nodes come, change or go."""
@@ -152,6 +159,10 @@ class Executor:
 
     async def _install(self, state: State, installs: list[Install]) -> list[Event]:
         events: list[Event] = []
+        nonces = {name: node.record.incarnation.nonce for name, node in state.view.nodes.items()}
+        known = (each for each in state.used if nonces.get(each.ref.peer, each.nonce) == each.nonce)
+        used = frozenset((*known, *used_by(state, (each.ref for each in installs))))
+        await asyncio.to_thread(self._write_down, used)
         for way, some in groupby(installs, lambda each: each.ref.way):
             began, wave = time.monotonic(), _Wave[Install]()
             for install in some:

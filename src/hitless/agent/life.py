@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from pathlib import Path
@@ -16,12 +17,13 @@ from hitless.agent.execute import CrashPoint, Executor
 from hitless.agent.inbox import Inbox, LookAgain
 from hitless.agent.loop import Loop
 from hitless.agent.node import Node
-from hitless.agent.registry import Registry
+from hitless.agent.registry import HEARTBEAT_SECONDS, Registry, RegistryError
+from hitless.core.ipsec.handover import fold
 from hitless.core.ipsec.keyfile import KeyFileError
 from hitless.core.ipsec.keyring import KeyRefusedError
-from hitless.core.ipsec.state import KeysFiled, State
+from hitless.core.ipsec.state import Doubted, KeysFiled, Recalled, State
 from hitless.core.model.node import NodeRecord
-from hitless.core.model.view import Listed, RecordAbsent
+from hitless.core.model.view import KeySeen, Listed, RecordAbsent
 from hitless.core.plan.backoff import delay_seconds
 from hitless.drivers.fake.faults import Faults, FaultyDataplane, kill_this_process
 from hitless.ports import Dataplane, Monitor, Store, StoreError
@@ -60,21 +62,27 @@ async def live(config: Config, store: Store, kernel: Kernel, monitor: Monitor) -
     """Run until cancelled; the kernel is left as it is. Raises StateFileError, RegistryError."""
     clock, inbox = SystemClock(), Inbox()
     registry = Registry(store, config.cluster, config.node)
-    executor = Executor(_dataplane(config, kernel), registry, config.settings, lambda: kernel.writes, _crash_at(config))
-    node = Node(config, registry, SystemEntropy())
+    node = Node(config, registry, SystemEntropy(), lambda reason: inbox.put(Doubted(reason)))
+    executor = Executor(
+        _dataplane(config, kernel), registry, config.settings, lambda: kernel.writes, _crash_at(config), node.write_used
+    )
     # The guards stand before anything is asked of anyone.
     blank = State(me=node.record, rules=config.rules)
     await executor.observe(blank)
     await executor.stand(blank)
     me = await _begin(node)
     state = State(me=me, rules=config.rules, wall_offset_seconds=clock.wall() - clock.monotonic())
+    state = fold(state, Recalled(node.used()), clock.monotonic())
     loop = Loop(state, inbox, executor, node.rebirth, clock)
     asyncio.get_running_loop().add_reader(monitor.fileno(), _look_at, monitor, kernel.port_id, inbox)
+    keys_due = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_feed(store, config, node, inbox))
-            tasks.create_task(_keys(config, registry, loop, executor, inbox))
-            tasks.create_task(_resync(config.ipsec.resync_seconds, inbox))
+            tasks.create_task(_feed(store, config, node, inbox, keys_due))
+            tasks.create_task(_watch_keys(Path(config.keys), keys_due))
+            tasks.create_task(_keys(config, registry, loop, executor, node, inbox, keys_due))
+            tasks.create_task(_resync(config.ipsec.resync_seconds, node, inbox))
+            tasks.create_task(_beat(registry, node))
             tasks.create_task(loop.run())
     finally:
         asyncio.get_running_loop().remove_reader(monitor.fileno())
@@ -100,46 +108,74 @@ async def _begin(node: Node) -> NodeRecord:
     while True:
         try:
             return await node.begin()
-        except StoreError as error:
+        except (StoreError, RegistryError) as error:
             failures += 1
-            structlog.get_logger().warning("store-unavailable", code=error.code, why=str(error), failures=failures)
+            structlog.get_logger().warning("waiting-to-begin", code=error.code, why=str(error), failures=failures)
             await asyncio.sleep(delay_seconds(failures, _FIRST_SECONDS, _LIMIT_SECONDS))
 
 
-async def _feed(store: Store, config: Config, node: Node, inbox: Inbox) -> None:
+async def _feed(store: Store, config: Config, node: Node, inbox: Inbox, keys_due: asyncio.Event) -> None:
     async for batch in feed.events(store, config.cluster):
         inbox.put(*batch)
+        if any(isinstance(each, (Listed, KeySeen)) for each in batch):
+            keys_due.set()  # the store may have lost our keys' records, or know one of our keys under a newer number
         if any(isinstance(each, Listed) or each == RecordAbsent(config.node) for each in batch):
             await node.register()
 
 
-async def _keys(config: Config, registry: Registry, loop: Loop, executor: Executor, inbox: Inbox) -> None:
-    log, place = structlog.get_logger(), Path(config.keys)
+async def _watch_keys(place: Path, keys_due: asyncio.Event) -> None:
     async for _ in keys.changes(place):
-        failures = 0
-        while True:
-            try:
-                found = await registry.register_keys(keys.read(place), loop.state.held)
-            except KeyFileError as error:
-                for fault in error.faults:
-                    log.error("key-refused", code=fault.code, why=str(fault))
-            except KeyRefusedError as error:
-                log.error("key-refused", code=error.code, why=str(error))
-            except StoreError as error:
-                failures += 1
-                log.warning("store-unavailable", code=error.code, why=str(error), failures=failures)
-                await asyncio.sleep(delay_seconds(failures, _FIRST_SECONDS, _LIMIT_SECONDS))
-                continue
-            else:
+        keys_due.set()
+
+
+async def _keys(
+    config: Config,
+    registry: Registry,
+    loop: Loop,
+    executor: Executor,
+    node: Node,
+    inbox: Inbox,
+    keys_due: asyncio.Event,
+) -> None:
+    log, place, filed = structlog.get_logger(), Path(config.keys), frozenset[int]()
+    failures = 0
+    while True:
+        await keys_due.wait()
+        keys_due.clear()
+        try:
+            found, records = await registry.register_keys(keys.read(place), loop.state.held, node.key_records())
+        except KeyFileError as error:
+            for fault in error.faults:
+                log.error("key-refused", code=fault.code, why=str(fault))
+        except KeyRefusedError as error:
+            log.error("key-refused", code=error.code, why=str(error))
+        except StoreError as error:
+            failures += 1
+            log.warning("store-unavailable", code=error.code, why=str(error), failures=failures)
+            await asyncio.sleep(delay_seconds(failures, _FIRST_SECONDS, _LIMIT_SECONDS))
+            keys_due.set()
+        else:
+            failures = 0
+            node.remember_keys(records)
+            if frozenset(found) != filed:
+                filed = frozenset(found)
                 executor.load_keys(found)
-                inbox.put(KeysFiled(frozenset(found)))
-            break
+                inbox.put(KeysFiled(filed))
 
 
-async def _resync(seconds: float, inbox: Inbox) -> None:
+async def _resync(seconds: float, node: Node, inbox: Inbox) -> None:
     while True:
         await asyncio.sleep(seconds)
         inbox.put(LookAgain())
+        await node.register()
+
+
+async def _beat(registry: Registry, node: Node) -> None:
+    lease = 0
+    while True:
+        with contextlib.suppress(StoreError):  # an unreachable store is told by those who need it
+            lease = await registry.beat(node.record, lease)
+        await asyncio.sleep(HEARTBEAT_SECONDS / 3)
 
 
 def _look_at(monitor: Monitor, own_port: int, inbox: Inbox) -> None:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
 
 from hitless.agent.config import Config
-from hitless.agent.registry import Registry
-from hitless.agent.statefile import Remembered, StateFile, boot_id, next_incarnation
-from hitless.core.ipsec.state import Incarnated, State
-from hitless.core.model.node import Incarnation, NodeRecord
+from hitless.agent.registry import Registry, RegistryError
+from hitless.agent.statefile import Journal, Remembered, StateFile, boot_id, next_incarnation
+from hitless.core.ipsec.state import Incarnated, State, Used
+from hitless.core.model.node import Incarnation, KeyRecord, NodeRecord
 from hitless.ports import Entropy, StoreError
 
 
 class Node:
     """This node. `record` is what peers are told."""
 
-    def __init__(self, config: Config, registry: Registry, entropy: Entropy) -> None:
+    def __init__(
+        self, config: Config, registry: Registry, entropy: Entropy, doubt: Callable[[str], None]
+    ) -> None:
+        """`doubt` is called with a condition code where the present incarnation must end."""
         self._config, self._registry, self._entropy = config, registry, entropy
         self._file = StateFile(Path(config.state_dir))
         self._log = structlog.get_logger()
         self._remembered = self._file.read()
+        self._keys = self._file.read_keys()
+        self._trouble = ""
+        self._doubt = doubt
         self.record = self._make(0, Incarnation(0, ""))
 
     @property
@@ -49,7 +56,8 @@ class Node:
             return self.record
         counter = remembered.incarnation.counter if remembered else 0
         if remembered is None:
-            # The state directory was lost, not the node: go on counting where the store knows us.
+            # The state directory was lost, or this is another machine of the same name: then it must not begin.
+            await self._registry.check_not_alive()
             known = await self._registry.node_record()
             counter = known.incarnation.counter if known else 0
         self._become(node_id, counter, why)
@@ -61,13 +69,41 @@ class Node:
         await self.register()
         return Incarnated(self.record)
 
+    def key_records(self) -> Mapping[str, KeyRecord]:
+        """Key records by fingerprint, as this node knew them last."""
+        return self._keys
+
+    def remember_keys(self, records: dict[str, KeyRecord]) -> None:
+        """Keep the records of the keys in use. Raises StateFileError."""
+        if records != self._keys:
+            self._keys = records
+            self._file.write_keys(records)
+
+    def used(self) -> frozenset[Used]:
+        """What this incarnation has installed before, by the journal."""
+        return self._file.read_used(self.record.incarnation)
+
+    def write_used(self, used: frozenset[Used]) -> None:
+        """Write the journal. Raises StateFileError."""
+        self._file.write_used(Journal(self.record.incarnation, used))
+
     async def register(self) -> None:
-        """Make sure that the store holds this node's record. Tried again at the next listing where it cannot."""
+        """Make sure that the store holds this node's record. Tried again at the next look where it cannot."""
         try:
-            if await self._registry.write_node(self.record):
-                self._log.info("registered", incarnation=self.record.incarnation.counter)
-        except StoreError as error:
-            self._log.warning("register-failed", code=error.code, why=str(error))
+            if self._trouble == "node-removed" and not await self._registry.is_removed(self.record):
+                # Peers have deleted what they had for this incarnation: it is over.
+                self._trouble = ""
+                self._doubt("restored")
+                return
+            written = await self._registry.write_node(self.record)
+        except (StoreError, RegistryError) as error:
+            if self._trouble != error.code:
+                self._log.warning("register-failed", code=error.code, why=str(error))
+            self._trouble = error.code
+            return
+        self._trouble = ""
+        if written:
+            self._log.info("registered", incarnation=self.record.incarnation.counter)
 
     def _become(self, node_id: int, counter: int, why: str) -> None:
         incarnation = next_incarnation(counter, self._entropy)

@@ -14,9 +14,11 @@ from hitless.core.ipsec.identity import NODE_ID_MASK, node_id_candidate
 from hitless.core.model import layout
 from hitless.core.model.key import MasterKey
 from hitless.core.model.layout import Layout
-from hitless.core.model.node import KeyRecord, NodeRecord, Progress, Tombstone
-from hitless.ports import Compare, Delete, Put, Store
+from hitless.core.model.node import KeyRecord, Live, NodeRecord, Progress, Tombstone
+from hitless.ports import Compare, Delete, Entry, LeaseExpiredError, Put, Store
 
+HEARTBEAT_SECONDS = 15.0
+"""A heartbeat's lease. It is renewed every third of that."""
 _PROBE_LIMIT = 4096  # a free id is found in a few probes below half a million nodes; more means a damaged store
 
 
@@ -57,15 +59,78 @@ class Registry:
         return None if entry is None else msgspec.json.decode(entry.value, type=NodeRecord)
 
     async def write_node(self, record: NodeRecord) -> bool:
-        """Write the node record unless it stands there already; whether it was written."""
+        """Write the node record unless it stands there already; whether it was written.
+
+        Raises RegistryError `node-removed` after `hitless node remove`, `name-taken` where another machine runs
+        under this name: its record is then newer than anything this node wrote.
+        """
         key, value = self._layout.node(record.name), layout.encode(record)
         while True:
             entry = await self._store.get(key)
             if entry is not None and entry.value == value:
                 return False
+            self._check_name(record, entry)
+            await self._check_tombstone(record)
             guard = Compare(key, entry.mod_revision if entry else 0)
             if await self._store.commit([guard], [Put(key, value)]) is not None:
                 return True
+
+    def _check_name(self, record: NodeRecord, entry: Entry | None) -> None:
+        there = None if entry is None else msgspec.json.decode(entry.value, type=NodeRecord)
+        if there is None or there.incarnation == record.incarnation:
+            return
+        if there.incarnation.counter >= record.incarnation.counter:
+            raise RegistryError(
+                "name-taken",
+                f"another agent has registered as {record.name} (incarnation {there.incarnation.counter}, addresses "
+                f"{', '.join(there.addresses)}); give one of the two machines another name",
+            )
+
+    async def is_removed(self, record: NodeRecord) -> bool:
+        """Whether a tombstone stands for this incarnation, or a later one."""
+        entry = await self._store.get(self._layout.tombstone(record.name))
+        buried = None if entry is None else msgspec.json.decode(entry.value, type=Tombstone)
+        return buried is not None and buried.incarnation.counter >= record.incarnation.counter
+
+    async def check_not_alive(self) -> None:
+        """Raises RegistryError `name-taken` while another agent of this name keeps its heartbeat."""
+        entry = await self._store.get(self._layout.live(self._name))
+        if entry is not None:
+            raise RegistryError(
+                "name-taken",
+                f"another agent is alive as {self._name}; give this machine another name, or, if its state directory "
+                f"was lost, wait until the old heartbeat has run out ({HEARTBEAT_SECONDS:g} s)",
+            )
+
+    async def beat(self, record: NodeRecord, lease: int) -> int:
+        """Show that this node lives; the lease to go on with. Nothing hangs on it but what people see."""
+        if lease:
+            try:
+                await self._store.keep_alive(lease)
+            except LeaseExpiredError:
+                lease = 0
+            else:
+                return lease
+        lease = await self._store.grant(HEARTBEAT_SECONDS)
+        value = layout.encode(Live(record.name, record.incarnation))
+        await self._store.commit([], [Put(self._layout.live(self._name), value, lease)])
+        return lease
+
+    async def _check_tombstone(self, record: NodeRecord) -> None:
+        if await self.is_removed(record):
+            raise RegistryError(
+                "node-removed",
+                f"{record.name} was removed from the cluster and stays blocked; to take it back: "
+                f"hitless node restore {record.name}",
+            )
+
+    async def restore(self) -> bool:
+        """Take this node's tombstone away; whether there was one."""
+        key = self._layout.tombstone(self._name)
+        entry = await self._store.get(key)
+        if entry is None:
+            return False
+        return await self._store.commit([Compare(key, entry.mod_revision)], [Delete(key)]) is not None
 
     async def bury(self) -> None:
         """Write this node's tombstone and take its records away, in one step. Raises RegistryError `node-unknown`."""
@@ -90,25 +155,30 @@ class Registry:
         assert revision is not None  # noqa: S101 - nothing was compared
         return revision
 
-    async def register_keys(self, keys: Sequence[MasterKey], held: frozenset[int]) -> dict[int, MasterKey]:
-        """Generations of the keys of a file, registering those that are new. Raises KeyRefusedError for any of them.
+    async def register_keys(
+        self, keys: Sequence[MasterKey], held: frozenset[int], remembered: Mapping[str, KeyRecord]
+    ) -> tuple[dict[int, MasterKey], dict[str, KeyRecord]]:
+        """The keys of a file by generation, and their records by fingerprint; those that are new are registered.
 
-        All are judged before the first is written, so that a file is taken whole or refused whole.
+        A key that this node remembers, and the store does not, gets the generation it had. All are judged before the
+        first is written, so that a file is taken whole or refused whole. Raises KeyRefusedError.
         """
         prints = [derive.fingerprint(key, self._cluster) for key in keys]
         while True:
             records, progress = await self._listing()
             known = dict(records)
+            for record in remembered.values():
+                known.setdefault(record.generation, record)
             for key, fingerprint in zip(keys, prints, strict=True):
                 live = keyring.live(known, progress, held)
                 record = keyring.resolve(key, fingerprint, known, live)
                 known[record.generation] = record
-            by_print = {record.fingerprint: record.generation for record in known.values()}
-            filed = {by_print[fingerprint]: key for key, fingerprint in zip(keys, prints, strict=True)}
+            by_print = {record.fingerprint: record for _, record in sorted(known.items())}
+            filed = {by_print[each].generation: key for key, each in zip(keys, prints, strict=True)}
             keyring.check_forward(filed, held)
-            fresh = [record for generation, record in known.items() if generation not in records]
+            fresh = [known[each] for each in {*filed, *(held & known.keys())} if each not in records]
             if not fresh or await self._create(fresh):
-                return filed
+                return filed, {known[each].fingerprint: known[each] for each in {*filed, *(held & known.keys())}}
 
     async def _listing(self) -> tuple[dict[int, KeyRecord], Mapping[str, Progress]]:
         keys = await self._store.list(f"{self._layout.root}keys/")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -29,6 +29,8 @@ def new(
     from hitless.core.model.key import AeadSpec, MasterKey
     from hitless.core.model.secret import Secret
 
+    if file.is_dir():
+        raise typer.BadParameter(f"{file} is a directory; name the key file in it, e.g. {file / 'keys'}")
     before: tuple[MasterKey, ...] = read(file) if file.exists() else ()
     spec = _spec(algorithm) if algorithm or not before else before[-1].spec
     length = spec.key_bytes if isinstance(spec, AeadSpec) else spec.auth_bytes + spec.enc_bytes
@@ -64,7 +66,7 @@ def check(files: list[Path] = typer.Argument(help="Key files, or directories of 
 def show(
     file: Path = typer.Argument(help="A key file, or a directory of them."),
     cluster: str = typer.Option("", help="Cluster name: with it the fingerprints that the store holds are shown."),
-    output: str = typer.Option("table", "--output", "-o", help="table or json."),
+    output: Literal["table", "json"] = typer.Option("table", "--output", "-o", help="A table, or JSON."),
 ) -> None:
     """Show ids, algorithms and fingerprints: never key material."""
     import msgspec
@@ -103,13 +105,19 @@ def _spec(name: str) -> AlgorithmSpec:
 def _write(file: Path, keys: list[MasterKey]) -> None:
     import os
 
-    from hitless.core.ipsec.keyfile import render
+    from hitless.core.ipsec.keyfile import KeyFault, KeyFileError, render
 
     # Readable for its owner alone from the first byte on, and replaced in one step: an agent sees the old or the new.
     draft = file.with_name(f".{file.name}.new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-        stream.writelines(f"{render(key)}\n" for key in keys)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(file)
+    try:
+        # A draft that was left behind may have another mode, which O_CREAT would keep.
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+            stream.writelines(f"{render(key)}\n" for key in keys)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(file)
+    except OSError as error:
+        why = f"cannot be written: {error.strerror}; is the directory there, and writable?"
+        raise KeyFileError([KeyFault(str(file), 1, "file", "key-file-unwritable", why)]) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -17,10 +17,10 @@ _POLL_SECONDS = 0.2
 
 def status(
     config: Path = typer.Option(..., "--config", "-c", help="Any node's configuration: it names cluster and store."),
-    output: str = typer.Option("table", "--output", "-o", help="table or json."),
+    output: Literal["table", "json"] = typer.Option("table", "--output", "-o", help="A table, or JSON."),
     wait: float = typer.Option(0.0, help="Wait up to this many seconds until every node is steady (else exit 6)."),
 ) -> None:
-    """Show the cluster as the store has it. Exit status 5 where a node is waited for, 6 where --wait ran out."""
+    """Show the cluster as the store has it. Exit 5: not steady; 6: --wait ran out; 7: no node is registered."""
     import asyncio
 
     from hitless.agent.config import load
@@ -32,16 +32,16 @@ def status(
     else:
         _print_table(loaded.cluster, nodes)
     if not _steady(nodes):
-        raise typer.Exit(6 if wait else 5)
+        raise typer.Exit(6 if wait else 5 if nodes else 7)
 
 
 async def _read(config: Config, wait_seconds: float) -> tuple[NodeStatus, ...]:
     import asyncio
 
-    from hitless.stores.open import open_store
+    from hitless.cli.store import open_existing
     from hitless.telemetry.status import read
 
-    store = open_store(config.store.kind, config.store.path)
+    store = open_existing(config)
     end = time.monotonic() + wait_seconds
     try:
         while True:
@@ -54,7 +54,8 @@ async def _read(config: Config, wait_seconds: float) -> tuple[NodeStatus, ...]:
 
 
 def _steady(nodes: tuple[NodeStatus, ...]) -> bool:
-    return all(node.phase == "steady" for node in nodes) and len({node.generation for node in nodes}) <= 1
+    # No node at all is not steady: nothing is known.
+    return all(node.phase == "steady" for node in nodes) and len({node.generation for node in nodes}) == 1
 
 
 def _print_json(cluster: str, nodes: tuple[NodeStatus, ...]) -> None:

@@ -29,7 +29,11 @@ def _rotation(report: Report) -> str:
 
 
 def _restart(report: Report) -> str:
-    return f"agents restarted with nothing changed: {report.lost:,} lost of {report.sent:,}, 0 netlink writes"
+    writes = [each.seen for each in report.expectations if "expect writes" in each.text]
+    return (
+        f"agents restarted {len(writes)} times with nothing changed: {report.lost:,} lost of {report.sent:,}, "
+        f"netlink writes: {', '.join(writes)}"
+    )
 
 
 def _replay(report: Report) -> str:

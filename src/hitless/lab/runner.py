@@ -1,8 +1,8 @@
 """Carrying out a scenario, step by step, on some ground.
 
-One task, one list of steps. Every step leaves a mark with its time for the timeline. A wait that runs into its
-deadline ends the scenario there - what follows would judge something else - but the probes are still stopped and
-counted, and the report says where it ended. Whatever happens, agents and hogs that were started are ended.
+One task, one list of steps. Every step that does something leaves a mark with its time for the timeline. A wait that
+runs into its deadline ends the scenario there - what follows would judge something else - but the probes are still
+stopped and counted, and the report says where it ended. Whatever happens, agents and hogs that were started are ended.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class Runner:
         ended_early: list[Expectation] = []
         try:
             for step in self._scenario.steps:
-                self._marks.append(Mark(time.monotonic(), step.text))
+                if not isinstance(step.action, s.Wait | s.Hold | s.Expect | s.After):
+                    self._marks.append(Mark(time.monotonic(), step.text))
                 try:
                     await self.carry_out(step)
                 except (EndedEarlyError, AgentError) as error:

@@ -124,7 +124,8 @@ def _bar(
         begins["switched"] = switched
     if superseded is not None:
         begins["draining"] = superseded
-    retired = next((e.monotonic for e in own if e.event == "retired"), None)
+    # The last one counts: a generation stays in use with a late peer long after the others have retired it.
+    retired = max((e.monotonic for e in own if e.event == "retired"), default=None)
     stop = end if retired is None else retired
     order = [(begins[phase], phase) for phase in PHASES if phase in begins]
     spans = []

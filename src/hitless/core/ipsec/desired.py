@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from hitless.core.ipsec import derive, policies, watermarks
 from hitless.core.ipsec.identity import Identity, endpoint, paths, reqid, sender_id
 from hitless.core.ipsec.settings import IpsecSettings
-from hitless.core.ipsec.state import BLOCK, Observed, SaRef, State, Way
+from hitless.core.ipsec.state import BLOCK, Observed, Sample, SaRef, State, Way
 from hitless.core.model.key import MasterKey
 from hitless.core.model.node import NodeRecord
 from hitless.core.model.sa import ObservedSa, Policy, PolicyKey, Sa
@@ -90,6 +90,18 @@ def observed(state: State, keyring: Keyring, actual: Actual, settings: IpsecSett
                 elif len(found[ref]) < len(wanted):
                     partial.add(ref)
     return Observed(frozenset(found.keys() - partial), _pinned(state, actual, settings), frozenset(altered))
+
+
+def sample(group: Iterable[ObservedSa], wall: float) -> Sample:
+    """The counters of a ref, over all its paths; `wall` is the kernel's clock, in seconds since 1970."""
+    counters = [each.counters for each in group]
+    return Sample(
+        seq=sum(each.seq for each in counters),
+        oseq=max(each.oseq for each in counters),
+        errors=sum(each.integrity_failed + each.replay for each in counters),
+        bytes=max(each.bytes for each in counters),
+        age_seconds=max(wall - each.add_time for each in counters),
+    )
 
 
 def peer_names(state: State) -> dict[int, str]:

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from hitless.core.ipsec import watermarks
+from hitless.core.ipsec import health, rebirth, watermarks
 from hitless.core.ipsec.state import (
     BLOCK,
     Count,
     Counted,
+    Doubted,
     Drain,
     Effect,
     Event,
@@ -26,10 +27,13 @@ from hitless.core.ipsec.state import (
     Install,
     Installed,
     InstallFailed,
+    KernelEvent,
     KeysFiled,
+    Measured,
     Observed,
     Publish,
     Published,
+    Recalled,
     Reincarnate,
     Remove,
     Removed,
@@ -38,12 +42,21 @@ from hitless.core.ipsec.state import (
     Switch,
     Switched,
     Tick,
+    Used,
     WakeAt,
     Way,
 )
 from hitless.core.model import view as views
 from hitless.core.model.node import NodeRecord, Progress
-from hitless.core.model.view import Recorded
+from hitless.core.model.view import (
+    KeySeen,
+    Listed,
+    NodeSeen,
+    ProgressSeen,
+    RecordAbsent,
+    Recorded,
+    TombstoneSeen,
+)
 from hitless.core.plan.backoff import delay_seconds
 
 replace = msgspec.structs.replace
@@ -55,10 +68,11 @@ def step(state: State, events: Iterable[Event], now: float) -> tuple[State, tupl
         state = fold(state, event, now)
     if not state.observed:
         return state, ()
-    if not state.reincarnate and watermarks.broke_its_word(state):
-        state = replace(state, reincarnate="sa-vanished")
-    if state.reincarnate:
-        return state, (Reincarnate(state.reincarnate),)
+    why = rebirth.reason(state, now)
+    if why:
+        state = replace(state, reincarnate=why)
+        earliest = state.reborn_at + state.rules.rebirth_pause_seconds
+        return state, (Reincarnate(why),) if now >= earliest else (WakeAt(earliest),)
     state = _drains(replace(state, failures=_standing(state)), now)
     forgets = tuple(_forgotten(state))
     state = replace(state, held=state.held.difference(each.generation for each in forgets))
@@ -79,8 +93,28 @@ def step(state: State, events: Iterable[Event], now: float) -> tuple[State, tupl
 def fold(state: State, event: Event, now: float) -> State:  # noqa: PLR0911 - one flat case per event
     """The state after one event; cheap, total, and free of decisions."""
     match event:
+        case Listed() | NodeSeen() | KeySeen() | ProgressSeen() | TombstoneSeen() | RecordAbsent():
+            return _learned(state, views.fold(state.view, event))
         case KeysFiled(generations):
             return replace(state, filed=generations, held=state.held | generations)
+        case Recalled(used):
+            return replace(state, used=used)
+        case Published(progress):
+            return replace(state, published=progress, published_at=now)
+        case Incarnated(me):
+            return replace(
+                state, me=me, reincarnate="", reborn_at=now, published=None, failures={}, drains={}, used=frozenset()
+            )
+        case Doubted(reason):
+            return replace(state, reincarnate=state.reincarnate or reason)
+        case Tick():
+            return state
+        case _:
+            return _fold_kernel(state, event, now)
+
+
+def _fold_kernel(state: State, event: KernelEvent, now: float) -> State:  # noqa: PLR0911 - as above
+    match event:
         case Observed():
             return _observed(state, event)
         case Installed(refs):
@@ -96,14 +130,8 @@ def fold(state: State, event: Event, now: float) -> State:  # noqa: PLR0911 - on
         case Counted(packets):
             drains = {ref: _count(drain, packets.get(ref, 0), now) for ref, drain in state.drains.items()}
             return replace(state, drains=drains)
-        case Published(progress):
-            return replace(state, published=progress, published_at=now)
-        case Incarnated(me):
-            return replace(state, me=me, reincarnate="", published=None, failures={}, drains={})
-        case Tick():
-            return state
-        case _:
-            return _learned(state, views.fold(state.view, event))
+        case Measured(samples):
+            return replace(state, samples=health.judged(state.samples, samples))
 
 
 def _learned(state: State, view: views.View) -> State:
@@ -119,20 +147,30 @@ def _observed(state: State, event: Observed) -> State:
     reason = state.reincarnate
     if event.altered:
         reason = reason or "sa-altered"
-    elif state.observed and any(_has_a_name(ref) for ref in state.kernel - event.kernel):
+    elif state.observed and any(_is_missed(state, ref) for ref in state.kernel - event.kernel):
         reason = reason or "sa-vanished"
     return replace(state, observed=True, kernel=event.kernel, pinned=event.pinned, reincarnate=reason)
 
 
-def _has_a_name(ref: SaRef) -> bool:
-    # "#42" is a node that no record has named yet. When one does, the same SA is seen under its name.
-    return not ref.peer.startswith("#")
+def _is_missed(state: State, ref: SaRef) -> bool:
+    # What drains is on its way out anyhow. "#42" is a node that no record has named yet: when one does, the same SA
+    # is seen under its name.
+    return ref not in state.drains and not ref.peer.startswith("#")
 
 
 def _installed(state: State, refs: tuple[SaRef, ...]) -> State:
     done = {(ref.way, ref.peer) for ref in refs}
     failures = {key: each for key, each in state.failures.items() if (key[0], key[1]) not in done}
-    return replace(state, kernel=state.kernel.union(refs), failures=failures)
+    used = frozenset(used_by(state, refs))
+    return replace(state, kernel=state.kernel.union(refs), failures=failures, used=state.used | used)
+
+
+def used_by(state: State, refs: Iterable[SaRef]) -> Iterator[Used]:
+    """What installing these refs uses up: to be written down before it is done."""
+    for ref in refs:
+        peer = state.view.nodes.get(ref.peer)
+        if peer is not None:
+            yield Used(ref, peer.record.incarnation.nonce)
 
 
 def _failed(state: State, event: InstallFailed, now: float) -> State:

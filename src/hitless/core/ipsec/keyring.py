@@ -22,7 +22,8 @@ def resolve(key: MasterKey, fingerprint: str, records: Mapping[int, KeyRecord], 
     Raises KeyRefusedError: `key-id-reused` where the id already stands for other material that is still live,
     `key-material-reused` where the material already has another id.
     """
-    for record in records.values():
+    # The newest record of a key counts: a store that was created anew may have got it under a low number first.
+    for _, record in sorted(records.items(), reverse=True):
         if record.fingerprint == fingerprint:
             if record.key_id != key.key_id:
                 raise KeyRefusedError(

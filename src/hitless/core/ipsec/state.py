@@ -24,12 +24,20 @@ class Rules(msgspec.Struct, frozen=True):
 
     `order` "advertise-first" publishes before it installs; `cleanup` "timer" deletes after `cleanup_seconds`
     without asking anyone. Both lose packets: they exist to be refuted.
+
+    A new incarnation is begun when an OUT state reaches `sequence_limit`, `soft_bytes` or `soft_seconds` (0: never),
+    at most every `rebirth_pause_seconds`, and because of a peer's complaint every `complaint_pause_seconds`.
     """
 
     drain_seconds: float = 10.0
     publish_interval_seconds: float = 0.2
     retry_seconds: float = 0.5
     retry_limit_seconds: float = 30.0
+    rebirth_pause_seconds: float = 2.0
+    complaint_pause_seconds: float = 10.0
+    sequence_limit: int = 3 << 62
+    soft_bytes: int = 0
+    soft_seconds: float = 0.0
     order: Literal["acked", "advertise-first"] = "acked"
     cleanup: Literal["acked", "timer"] = "acked"
     cleanup_seconds: float = 300.0
@@ -59,6 +67,26 @@ class Drain(msgspec.Struct, frozen=True):
     counted_at: float = -1.0
 
 
+class Used(msgspec.Struct, frozen=True, order=True):
+    """An identity that was installed once, with the peer's incarnation it was for. It is never installed again."""
+
+    ref: SaRef
+    nonce: str
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One look at a ref's counters: highest sequence number received and sent, packets that failed to decrypt or
+    were taken for replays, bytes, and the seconds since it was installed. `strikes` are looks in a row that saw
+    failures and nothing received."""
+
+    seq: int = 0
+    oseq: int = 0
+    errors: int = 0
+    bytes: int = 0
+    age_seconds: float = 0.0
+    strikes: int = 0
+
+
 class State(msgspec.Struct, frozen=True):
     """Everything the protocol knows at one node. `kernel` and `pinned` are acknowledged facts, never hopes.
 
@@ -78,7 +106,10 @@ class State(msgspec.Struct, frozen=True):
     drains: Mapping[SaRef, Drain] = {}
     published: Progress | None = None
     published_at: float = -1e9
+    used: frozenset[Used] = frozenset()
+    samples: Mapping[SaRef, Sample] = {}
     reincarnate: str = ""
+    reborn_at: float = -1e9
     wall_offset_seconds: float = 0.0
 
 
@@ -134,6 +165,18 @@ class Counted(msgspec.Struct, frozen=True):
     packets: Mapping[SaRef, int]
 
 
+class Measured(msgspec.Struct, frozen=True):
+    """The counters of every ref, read now."""
+
+    samples: Mapping[SaRef, Sample]
+
+
+class Recalled(msgspec.Struct, frozen=True):
+    """What the journal in the state directory says was installed by this incarnation, before this agent started."""
+
+    used: frozenset[Used]
+
+
 class Published(msgspec.Struct, frozen=True):
     """The store took this progress record."""
 
@@ -146,23 +189,18 @@ class Incarnated(msgspec.Struct, frozen=True):
     me: NodeRecord
 
 
+class Doubted(msgspec.Struct, frozen=True):
+    """The shell knows a reason why this incarnation must end (a condition code)."""
+
+    reason: str
+
+
 class Tick(msgspec.Struct, frozen=True):
     """Time has passed."""
 
 
-Event = (
-    StoreEvent
-    | KeysFiled
-    | Observed
-    | Installed
-    | InstallFailed
-    | Switched
-    | Removed
-    | Counted
-    | Published
-    | Incarnated
-    | Tick
-)
+KernelEvent = Observed | Installed | InstallFailed | Switched | Removed | Counted | Measured
+Event = StoreEvent | KernelEvent | KeysFiled | Recalled | Published | Incarnated | Doubted | Tick
 
 # --- effects --------------------------------------------------------------------------------------------
 

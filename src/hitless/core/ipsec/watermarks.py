@@ -6,10 +6,13 @@ its sender has said that it sends with something newer. Everything here is a que
 
 from __future__ import annotations
 
+from hitless.core.ipsec.health import is_deaf
 from hitless.core.ipsec.identity import endpoint, spi
 from hitless.core.ipsec.state import BLOCK, SaRef, State, Way
 from hitless.core.model.node import Behind, NodeRecord, Progress, Receives, Sends
 from hitless.core.model.view import NOWHERE, Recorded
+
+CANNOT_DECRYPT = "cannot-decrypt"
 
 
 def ref(state: State, way: Way, peer: NodeRecord, generation: int) -> SaRef:
@@ -76,45 +79,16 @@ def why_not_usable(state: State, peer: Recorded[NodeRecord], generation: int) ->
     if generation not in receives.generations:
         return "key-missing"
     key = state.view.keys.get(generation)
-    if key is None or receives.revision < max(revision, key.revision):
+    # The systems that are replayed looked at the peer's generation only.
+    needed = revision if key is None or state.rules.order != "acked" else max(revision, key.revision)
+    if key is None or receives.revision < needed:
         return "peer-not-ready"
-    if any(behind.peer == state.me.name for behind in receives.behind):
-        return "peer-install-failed"
+    for behind in receives.behind:
+        if behind.peer == state.me.name:
+            return CANNOT_DECRYPT if behind.reason == CANNOT_DECRYPT else "peer-install-failed"
     if generation < (common_generation(state, peer.record) or 0):
         return "superseded"  # the peer may never have installed it: it owes us the newest common one and newer
     return "" if ref(state, "out", peer.record, generation) in state.kernel else "install-failed"
-
-
-def broke_its_word(state: State) -> bool:
-    """Whether something is gone from the kernel that this node uses, or has told others it can receive.
-
-    That is how an agent that starts learns what was deleted while nobody watched. The same SA must not come back:
-    its counters would start again under the same key.
-    """
-    if state.rules.order != "acked" or state.rules.cleanup != "acked":
-        return False
-    said = state.published
-    if said is not None and (said.epoch != state.view.epoch or said.incarnation != state.me.incarnation):
-        said = None
-    for peer in state.view.peers(state.me.name):
-        pinned = SaRef("out", peer.record.name, state.pinned.get(peer.record.name, BLOCK))
-        present = {ref(state, "out", peer.record, generation) for generation in state.view.keys}
-        if pinned in present - state.kernel:
-            return True
-        if said is not None and _owed(state, said, peer) - state.kernel:
-            return True
-    return False
-
-
-def _owed(state: State, said: Progress, peer: Recorded[NodeRecord]) -> frozenset[SaRef]:
-    """The IN states that this node has told a peer it has."""
-    revision = pair_revision(state, peer)
-    if revision is None or revision > said.receives.revision:
-        return frozenset()
-    if any(behind.peer == peer.record.name for behind in said.receives.behind):
-        return frozenset()
-    owed = wanted_in(state, peer.record).intersection(said.receives.generations)
-    return frozenset(ref(state, "in", peer.record, generation) for generation in owed)
 
 
 def may_retire(state: State, old: SaRef) -> bool:
@@ -144,6 +118,19 @@ def _sends_newer(state: State, peer: Recorded[NodeRecord], old: SaRef) -> bool:
     return old.spi not in {ref(state, "in", peer.record, generation).spi for generation in may_come}
 
 
+def deaf(state: State) -> tuple[SaRef, ...]:
+    """Present IN states whose packets this node cannot decrypt: said to the sender, who then begins anew."""
+    found = [old for old, sample in state.samples.items() if old.way == "in" and is_deaf(sample)]
+    if not found:
+        return ()
+    present = {
+        ref(state, "in", peer.record, generation)
+        for peer in state.view.peers(state.me.name)
+        for generation in state.held
+    }
+    return tuple(old for old in found if old in present and old in state.kernel)
+
+
 def progress_of(state: State, now: float) -> Progress | None:
     """What this node can truthfully publish now; None while it cannot vouch for anything."""
     registered = state.view.nodes.get(state.me.name)
@@ -151,7 +138,7 @@ def progress_of(state: State, now: float) -> Progress | None:
         return None
     if registered is None or registered.revision == NOWHERE or registered.record.incarnation != state.me.incarnation:
         return None
-    failed: dict[str, str] = {}
+    failed = {old.peer: CANNOT_DECRYPT for old in deaf(state)}
     if state.rules.order == "acked":
         for peer in state.view.peers(state.me.name):
             for generation in wanted_in(state, peer.record):

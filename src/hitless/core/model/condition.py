@@ -86,6 +86,40 @@ _ALL = (
         "Someone else replaced it, or another key is behind it. The node begins a new incarnation with fresh keys.",
         "warning",
     ),
+    Condition(
+        "cannot-decrypt",
+        "what this peer sends cannot be decrypted",
+        "Packets arrive under its SA, fail their integrity check or are taken for replays, and nothing gets through: "
+        "its counters went back, or it uses another key. The peer begins a new incarnation; no rotation is needed.",
+        "error",
+    ),
+    Condition(
+        "peer-cannot-decrypt",
+        "a peer cannot decrypt what this node sends",
+        "The peer said so in its progress record. This node begins a new incarnation, with fresh keys for all peers.",
+        "warning",
+    ),
+    Condition(
+        "sequence-limit",
+        "a sequence number is near its end",
+        "It must not cycle (RFC 4303): the node begins a new incarnation long before.",
+        "info",
+    ),
+    Condition("byte-limit", "ipsec.soft_bytes is reached", "The node begins a new incarnation: fresh keys.", "info"),
+    Condition("age-limit", "ipsec.soft_seconds is reached", "The node begins a new incarnation: fresh keys.", "info"),
+    Condition(
+        "node-removed",
+        "this node was removed from the cluster",
+        "It sends nothing and its peers have deleted it. To take it back: `hitless node restore NAME`.",
+        "error",
+    ),
+    Condition("restored", "the node was taken back", "A new incarnation: peers had deleted the old one.", "info"),
+    Condition(
+        "name-taken",
+        "another machine runs under this node's name",
+        "Give one of the two another name. The one that came second does nothing until then.",
+        "error",
+    ),
     Condition("first-start", "the node's first start", "A new incarnation: nothing was there before.", "info"),
     Condition("rebooted", "the kernel is a new one", "The boot id changed, so the kernel's states are gone.", "info"),
     Condition(

@@ -36,6 +36,9 @@ class Layout(msgspec.Struct, frozen=True):
     def tombstone(self, name: str) -> str:
         return f"{self.root}tombstones/{name}"
 
+    def live(self, name: str) -> str:
+        return f"{self.root}live/{name}"
+
     def node_id(self, node_id: int) -> str:
         return f"{self.root}ids/{node_id:05x}"
 

@@ -81,3 +81,10 @@ class Tombstone(msgspec.Struct, frozen=True):
     node_id: int
     incarnation: Incarnation
     removed_at: float = 0.0
+
+
+class Live(msgspec.Struct, frozen=True):
+    """A heartbeat: bound to a lease, shown to people, and nothing else hangs on it."""
+
+    name: str
+    incarnation: Incarnation

@@ -241,8 +241,6 @@ class HandoverModel:
     def _local(self, world: World, action: Action) -> World:
         at, what = action.node, action.what
         argument = world[-2] if what in ("crash", "reboot") else action.number
-        if what == "perform":
-            argument = self._was_used(world, self.node(world, at).pending[0].ident)
         number, put = self._move(world[at], what, argument)
         left = self._spend(world[-1], what) if what in FAULTS else world[-1]
         after = (*world[:at], number, *world[at + 1 : -1], left)
@@ -251,9 +249,6 @@ class HandoverModel:
             after = _with(after, self._n + at, self._queues.number(()))
             after = after if put is not None else self._registered(after, at)
         return after if put is None else self._written(after, at, put)
-
-    def _was_used(self, world: World, ident: Ident | None) -> bool:
-        return ident is not None and ident in self.node(world, self.names.index(ident.sender)).used
 
     def _move(self, number: int, what: str, argument: int = 0) -> tuple[int, nodes.Put | None]:
         key = (number, what, argument)
@@ -270,7 +265,7 @@ class HandoverModel:
             case "decide":
                 return nodes.decide(node), None
             case "perform":
-                return nodes.perform(node, bool(argument))
+                return nodes.perform(node)
             case "refuse":
                 return nodes.refuse(node), None
             case "tick":
@@ -471,11 +466,11 @@ def _node_key(node: Node) -> Hashable:
         frozenset(view.nodes.items()),
         frozenset(view.keys.items()),
         frozenset(view.progress.items()),
-        (state.filed, state.held, state.observed, state.kernel, state.reincarnate),
+        (state.filed, state.held, state.observed, state.kernel, state.reincarnate, state.used),
         frozenset(state.pinned.items()),
         frozenset(state.failures.items()),
         frozenset(state.drains.items()),
         (state.published, state.published_at),
         (node.file, node.pending, node.kernel, node.pinned),
-        (node.flight, node.used, node.lost, node.spent, node.said, node.wrong),
+        (node.flight, node.lost, node.spent, node.journal, node.said, node.wrong),
     )

@@ -32,6 +32,7 @@ from hitless.core.ipsec.state import (
     Observed,
     Publish,
     Published,
+    Recalled,
     Reincarnate,
     Remove,
     Removed,
@@ -41,6 +42,7 @@ from hitless.core.ipsec.state import (
     Switch,
     Switched,
     Tick,
+    Used,
     WakeAt,
 )
 from hitless.core.model.node import Behind, Incarnation, NodeRecord, Progress
@@ -71,9 +73,9 @@ class Node(msgspec.Struct, frozen=True):
     """A node, from outside: what it knows (`state`), what is so (`kernel`, `pinned`), and what was (the rest).
 
     `file` is in the key file and survives the agent, as do `kernel` and `pinned`; a key whose file is gone does not.
-    `flight` is everything sent since the last tick that may still arrive, `used` everything
-    ever sent. `lost` are states that a fault took away, `spent` what was ever deleted, `said` the progress record in
-    the store.
+    `flight` is everything sent since the last tick that may still arrive. `lost` are states that a fault took away,
+    `spent` what was ever deleted, `said` the progress record in the store. `journal` is what the state directory says
+    was installed in this incarnation.
     """
 
     state: State
@@ -82,9 +84,9 @@ class Node(msgspec.Struct, frozen=True):
     kernel: frozenset[tuple[SaRef, Ident]] = frozenset()
     pinned: frozenset[tuple[str, int]] = frozenset()
     flight: frozenset[Ident] = frozenset()
-    used: frozenset[Ident] = frozenset()
     lost: frozenset[Ident] = frozenset()
     spent: frozenset[tuple[str, Ident]] = frozenset()
+    journal: frozenset[Used] = frozenset()
     said: Progress | None = None
     wrong: str = ""
 
@@ -131,18 +133,17 @@ def decide(node: Node) -> Node:
     """One call of `handover.step`; its effects are then pending, in order."""
     state, effects = _decision(node)
     todos = tuple(Todo(each, _ident(state, each) if isinstance(each, Install) else None) for each in effects)
-    return _calm(replace(node, state=normal(state), pending=todos))
+    # The shell writes down what a wave of installs uses up before the first of them reaches the kernel.
+    journal = node.journal.union(handover.used_by(state, (each.ref for each in effects if isinstance(each, Install))))
+    return _calm(replace(node, state=normal(state), pending=todos, journal=journal))
 
 
-def perform(node: Node, used: bool = False) -> tuple[Node, Put | None]:
-    """The first pending effect succeeds; also what it writes to the store.
-
-    `used` says of an install whether anything was ever sent with its identity.
-    """
+def perform(node: Node) -> tuple[Node, Put | None]:
+    """The first pending effect succeeds; also what it writes to the store."""
     todo, rest = node.pending[0], replace(node, pending=node.pending[1:])
     match todo.effect:
         case Install(ref):
-            return _install(rest, ref, todo, used), None
+            return _install(rest, ref, todo), None
         case Switch(peer, spi):
             return _switch(rest, peer, spi), None
         case Remove(ref):
@@ -155,7 +156,7 @@ def perform(node: Node, used: bool = False) -> tuple[Node, Put | None]:
         case Reincarnate():
             me = node.state.me
             reborn = record(me.name, me.node_id, me.incarnation.counter + 1)
-            return hear(replace(rest, said=None), [Incarnated(reborn)]), reborn
+            return hear(replace(rest, said=None, journal=frozenset()), [Incarnated(reborn)]), reborn
         case _:
             raise AssertionError(f"not an effect that waits: {todo.effect!r}")
 
@@ -185,7 +186,8 @@ def restart(node: Node, listed: Listed) -> Node:
     state = State(me=node.state.me, rules=node.state.rules, wall_offset_seconds=-NOW)
     refs = frozenset(ref for ref, _ in node.kernel)
     observed = Observed(refs, dict(node.pinned))
-    return hear(replace(node, state=state, pending=()), [listed, KeysFiled(node.file), observed])
+    events: list[Event] = [listed, Recalled(node.journal), KeysFiled(node.file), observed]
+    return hear(replace(node, state=state, pending=()), events)
 
 
 def reboot(node: Node, listed: Listed) -> tuple[Node, NodeRecord]:
@@ -200,6 +202,7 @@ def reboot(node: Node, listed: Listed) -> tuple[Node, NodeRecord]:
         lost=node.lost | {ident for _, ident in node.kernel},
         spent=node.spent | {(ref.way, ident) for ref, ident in node.kernel},
         said=None,
+        journal=frozenset(),
     )
     return restart(emptied, listed), reborn
 
@@ -240,21 +243,19 @@ def _calm(node: Node) -> Node:
     return node
 
 
-def _install(node: Node, ref: SaRef, todo: Todo, used: bool) -> Node:
+def _install(node: Node, ref: SaRef, todo: Todo) -> Node:
     ident = todo.ident
     assert ident is not None  # noqa: S101 - `decide` gives every install its identity
     if any(each == ref for each, _ in node.kernel):
         return hear(node, [InstallFailed(ref.way, ref.peer, ident.generation, "spi-in-use")])
-    # What was never sent with may be installed again: nothing exists that could be replayed or repeated.
-    spent = node.spent if used else node.spent - {(ref.way, ident)}
-    return hear(replace(node, kernel=node.kernel | {(ref, ident)}, spent=spent), [Installed((ref,))])
+    return hear(replace(node, kernel=node.kernel | {(ref, ident)}), [Installed((ref,))])
 
 
 def _switch(node: Node, peer: str, spi: int) -> Node:
     pinned = frozenset({*((name, each) for name, each in node.pinned if name != peer), (peer, spi)})
     used = {ident for ref, ident in node.kernel if ref == SaRef("out", peer, spi)}
     # Whether the SPI has an OUT state is asked of every state, not only here: see `unpinned`.
-    sent = replace(node, pinned=pinned, flight=node.flight | used, used=node.used | used)
+    sent = replace(node, pinned=pinned, flight=node.flight | used)
     return hear(sent, [Switched(peer, spi)])
 
 
@@ -322,6 +323,7 @@ def normal(state: State) -> State:
         drains=drains,
         failures=failures,
         published_at=max(state.published_at, NOW - 1),
+        reborn_at=-1e9,  # a pause between two incarnations only delays
     )
 
 

@@ -1,0 +1,77 @@
+"""When a node can no longer vouch for its kernel state and begins a new incarnation (handover.md §2, §5).
+
+Counters cannot be put back, so nothing is ever repaired in place: whatever is lost, altered, run out or refused by a
+peer ends in new identities with fresh keys, and the old ones retire as after any other handover.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hitless.core.ipsec import watermarks
+from hitless.core.ipsec.state import BLOCK, SaRef, State, Used
+
+
+def reason(state: State, now: float) -> str:
+    """Why a new incarnation is due (a condition code), or ""."""
+    if state.rules.order != "acked" or state.rules.cleanup != "acked":
+        return ""  # the replayed systems know no such thing
+    if state.reincarnate:
+        return state.reincarnate
+    if any(True for _ in _vanished(state)):
+        return "sa-vanished"
+    if now >= state.reborn_at + state.rules.complaint_pause_seconds and _complained_of(state):
+        return "peer-cannot-decrypt"
+    return _limit(state)
+
+
+def _vanished(state: State) -> Iterator[SaRef]:
+    """What was installed once, is wanted or in use, and is not there. It must not come back: its counters would
+    start again under the same key."""
+    for peer in state.view.peers(state.me.name):
+        nonce = peer.record.incarnation.nonce
+        refs = {watermarks.ref(state, "in", peer.record, each) for each in watermarks.wanted_in(state, peer.record)}
+        refs |= {watermarks.ref(state, "out", peer.record, each) for each in watermarks.wanted_out(state, peer.record)}
+        yield from (ref for ref in refs - state.kernel if Used(ref, nonce) in state.used)
+        pinned = SaRef("out", peer.record.name, state.pinned.get(peer.record.name, BLOCK))
+        if pinned in _present(state, peer.record.name) - state.kernel:
+            yield pinned
+
+
+def _complained_of(state: State) -> bool:
+    """Whether a peer says, of the identities in use now, that it cannot decrypt what this node sends."""
+    for peer in state.view.peers(state.me.name):
+        progress, revision = watermarks.said_by(state, peer.record), watermarks.pair_revision(state, peer)
+        if progress is None or revision is None or progress.receives.revision < revision:
+            continue
+        if any(
+            behind.peer == state.me.name and behind.reason == watermarks.CANNOT_DECRYPT
+            for behind in progress.receives.behind
+        ):
+            return True
+    return False
+
+
+def _limit(state: State) -> str:
+    rules = state.rules
+    for ref, sample in state.samples.items():
+        if ref.way != "out" or state.pinned.get(ref.peer) != ref.spi:
+            continue
+        why = ""
+        if sample.oseq >= rules.sequence_limit:
+            why = "sequence-limit"
+        elif rules.soft_bytes and sample.bytes >= rules.soft_bytes:
+            why = "byte-limit"
+        elif rules.soft_seconds and sample.age_seconds >= rules.soft_seconds:
+            why = "age-limit"
+        if why and ref in _present(state, ref.peer):
+            return why
+    return ""
+
+
+def _present(state: State, name: str) -> set[SaRef]:
+    """OUT refs of the newest identities with a peer: what is older is on its way out anyhow."""
+    peer = state.view.nodes.get(name)
+    if peer is None:
+        return set()
+    return {watermarks.ref(state, "out", peer.record, generation) for generation in state.view.keys}
