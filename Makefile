@@ -37,6 +37,7 @@ scenarios: setup
 	@$(SUDO) $(PY) -m pytest -q -m scenario
 
 bench: setup
+	@$(SUDO) $(PY) bench/footprint.py
 	@$(SUDO) $(PY) -m hitless.lab.kernel --timeout 1200 --results results/bench -- $(PY) bench/xfrm_install.py
 
 lock: setup # needs pip-tools, which nothing else here does

@@ -22,7 +22,7 @@ def conditions_page() -> str:
     ]
     for each in REGISTRY.values():
         worth = f", worth attention after {each.hide_seconds:g} s" if each.hide_seconds else ""
-        lines += [f"## {each.code}", "", f"*{each.title.capitalize()}* ({each.severity}{worth}).", "", each.text, ""]
+        lines += [f"## {each.code}", "", f"*{each.title}* ({each.severity}{worth}).", "", each.text, ""]
     return "\n".join(lines)
 
 

@@ -48,10 +48,10 @@ async def changes(place: Path) -> AsyncIterator[None]:
     """Yields once at first and then whenever what stands at `place` may have changed."""
     from watchfiles import awatch
 
-    yield
     # The parent is watched, so that a file that is replaced, and a symlink that is turned, are seen.
     directory = place if place.is_dir() else place.parent
     seen = _signature(place)
+    yield
     while True:
         if directory.is_dir():
             watch = awatch(directory, recursive=False, step=20, debounce=100, rust_timeout=int(_POLL_SECONDS * 1000),

@@ -33,7 +33,9 @@ class RegistryError(Exception):
 class Registry:
     """One node's writes to one cluster's records."""
 
-    def __init__(self, store: Store, cluster: str, name: str) -> None:
+    def __init__(self, store: Store, cluster: str, name: str, *, leased_record: bool = False) -> None:
+        """`leased_record` is a historic mistake, for replays: the node's record ends with its heartbeat."""
+        self._leased_record = leased_record
         self._store, self._layout, self._name, self._cluster = store, Layout(cluster), name, cluster
 
     async def claim_node_id(self, remembered: int | None) -> int:
@@ -112,8 +114,10 @@ class Registry:
             else:
                 return lease
         lease = await self._store.grant(HEARTBEAT_SECONDS)
-        value = layout.encode(Live(record.name, record.incarnation))
-        await self._store.commit([], [Put(self._layout.live(self._name), value, lease)])
+        writes = [Put(self._layout.live(self._name), layout.encode(Live(record.name, record.incarnation)), lease)]
+        if self._leased_record:
+            writes.append(Put(self._layout.node(self._name), layout.encode(record), lease))
+        await self._store.commit([], writes)
         return lease
 
     async def _check_tombstone(self, record: NodeRecord) -> None:
@@ -132,15 +136,18 @@ class Registry:
             return False
         return await self._store.commit([Compare(key, entry.mod_revision)], [Delete(key)]) is not None
 
-    async def bury(self) -> None:
-        """Write this node's tombstone and take its records away, in one step. Raises RegistryError `node-unknown`."""
+    async def bury(self, wall: float = 0.0) -> None:
+        """Write this node's tombstone and take its records away, in one step; `wall` is now, for people.
+
+        Raises RegistryError `node-unknown`.
+        """
         key = self._layout.node(self._name)
         while True:
             entry = await self._store.get(key)
             if entry is None:
                 raise RegistryError("node-unknown", f"no node {self._name} is registered in cluster {self._cluster}")
             record = msgspec.json.decode(entry.value, type=NodeRecord)
-            tombstone = Tombstone(record.name, record.node_id, record.incarnation)
+            tombstone = Tombstone(record.name, record.node_id, record.incarnation, wall)
             writes: list[Put | Delete] = [
                 Put(self._layout.tombstone(self._name), layout.encode(tombstone)),
                 Delete(key),

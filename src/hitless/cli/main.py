@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from hitless.cli import agent, demo, key, lab, node, status
+from hitless.cli import agent, key, lab, node, status
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +23,6 @@ app.command("agent")(agent.agent)
 app.command("status")(status.status)
 app.add_typer(key.app, name="key")
 app.add_typer(node.app, name="node")
-lab.app.command("demo")(demo.demo)
 app.add_typer(lab.app, name="lab")
 
 

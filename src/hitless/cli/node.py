@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,6 @@ async def _remove(config: Config, name: str) -> None:
 
     store = open_existing(config)
     try:
-        await Registry(store, config.cluster, name).bury()
+        await Registry(store, config.cluster, name).bury(time.time())
     finally:
         await store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -79,7 +80,8 @@ def _print_table(cluster: str, nodes: tuple[NodeStatus, ...]) -> None:
         holds = " ".join(map(str, node.holds)) or "-"
         age = _age(now - node.since) if node.since else "-"
         table.add_row(node.name, sends, age, node.phase, holds, "\n".join(waits) or "-")
-    console = Console()
+    # A pipe has no width: rows must not be folded there.
+    console = Console(width=None if sys.stdout.isatty() else 200)
     if not nodes:
         console.print(f"cluster {cluster}: no node is registered")
         return

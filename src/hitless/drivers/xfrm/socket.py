@@ -192,7 +192,13 @@ def open_socket(groups: int, receive_bytes: int) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, option, wanted)
     sock.setsockopt(wire.SOL_NETLINK, wire.NETLINK_CAP_ACK, 1)
     sock.setsockopt(wire.SOL_NETLINK, wire.NETLINK_EXT_ACK, 1)
-    sock.bind((0, groups))
+    try:
+        sock.bind((0, groups))
+    except PermissionError:
+        sock.close()
+        raise XfrmError(
+            "permission", "listening to the kernel's IPsec changes takes CAP_NET_ADMIN; run as root or give it that"
+        ) from None
     return sock
 
 
