@@ -5,7 +5,7 @@ PY := .venv/bin/python
 # Namespaces and guests need root; everything else does not.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test lint unit kernel scenarios bench setup lock clean
+.PHONY: help demo test lint unit kernel scenarios bench setup setup-test lock clean
 
 help:
 	@echo 'make demo       keys rotated under traffic on a real kernel; a report with the losses and where the pictures are'
@@ -20,14 +20,17 @@ setup:
 demo: setup
 	@$(SUDO) $(PY) -m hitless lab demo
 
-test: lint unit kernel scenarios
+test: setup-test lint unit kernel scenarios
+
+setup-test:
+	@packaging/setup.sh test
 
 lint: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo 2>/dev/null || .venv/bin/lint-imports
 
-unit: setup
+unit: setup-test
 	@$(PY) -m pytest -q -m "not kernel and not scenario"
 
 kernel: setup

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Install what this machine lacks: Debian packages for the lab, and the project's virtual environment in .venv.
-# Safe to repeat: what is there is left alone. Says what it does.
+# Safe to repeat: what is there is left alone. Says what it does. With `test` also what only the tests need: a second
+# guest kernel (QEMU) and a real etcd.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,6 +10,9 @@ as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi; }
 
 # command -> the Debian package that has it
 declare -A needs=([ip]=iproute2 [tc]=iproute2 [unshare]=util-linux [modprobe]=kmod)
+if [ "${1:-}" = test ]; then
+    needs+=([qemu-system-x86_64]=qemu-system-x86 [busybox]=busybox-static [etcd]=etcd-server [etcdctl]=etcd-client)
+fi
 python=${PYTHON:-python3}
 if ! command -v "$python" >/dev/null || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     say "Python 3.11 or newer is needed; set PYTHON to one" >&2
@@ -26,6 +30,13 @@ if [ ${#packages[@]} -gt 0 ]; then
     mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
     say "installing Debian packages: ${packages[*]}"
     as_root apt-get update -qq
+    # Packages with a service (etcd-server) would start it; here only the program is wanted (policy-rc.d, invoke-rc.d(8)).
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+        as_root chmod +x "$policy"
+        trap 'as_root rm -f "$policy"' EXIT
+    fi
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 fi
 
