@@ -20,6 +20,7 @@ from hitless.agent.registry import Registry
 from hitless.core.ipsec.keyfile import parse
 from hitless.core.model.node import Incarnation, NodeRecord, Progress, Receives, Sends
 from hitless.stores.open import open_store
+from hitless.stores.options import SqliteOptions
 
 LIMIT_SECONDS: Final = 60.0
 GOOD: Final = """\
@@ -289,7 +290,7 @@ def in_store(place: Path, *records: tuple[NodeRecord, Progress | None]) -> None:
     """A store as agents leave it."""
 
     async def write() -> None:
-        store = open_store("sqlite", str(place / "store.db"))
+        store = open_store(SqliteOptions(str(place / "store.db")))
         try:
             await store.epoch()
             for node, progress in records:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 import pytest
@@ -48,8 +48,10 @@ def row(text: str, first_cell: str) -> str:
 
 def fields(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for field in msgspec.structs.fields(kind):
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            yield from fields(field.type, f"{prefix}{field.name}.")
+        tables = [each for each in (get_args(field.type) or (field.type,)) if isinstance(each, type)]
+        if tables and all(issubclass(each, msgspec.Struct) for each in tables):
+            for each in tables:
+                yield from fields(each, f"{prefix}{field.name}.")
         else:
             yield f"{prefix}{field.name}", field
 

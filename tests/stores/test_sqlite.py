@@ -14,7 +14,9 @@ import pytest
 
 from hitless.ports import CompactedError, Compare, Put, StoreError, StoreUnavailableError
 from hitless.stores import sqlite_file
+from hitless.stores.etcd.store import EtcdStore
 from hitless.stores.open import open_store
+from hitless.stores.options import EtcdOptions, SqliteOptions
 from hitless.stores.sqlite import SqliteStore
 
 
@@ -305,13 +307,10 @@ async def test_keeping_alive_extends_by_the_leases_own_time(store_path: Path) ->
 
 
 async def test_opening_by_kind(store_path: Path) -> None:
-    store = open_store("sqlite", str(store_path))
+    store = open_store(SqliteOptions(str(store_path)))
     assert await store.commit((), (Put("k", b"v"),)) == 1
     await store.close()
-    memory = open_store("memory", "")
-    assert await memory.get("k") is None
-    await memory.close()
-    for kind, path, code in (("etcd2", "x", "store-unknown-kind"), ("sqlite", "", "store-no-path")):
-        with pytest.raises(StoreError) as caught:
-            open_store(kind, path)
-        assert caught.value.code == code
+    with pytest.raises(StoreError) as caught:
+        open_store(SqliteOptions(""))
+    assert caught.value.code == "store-no-path"
+    assert isinstance(open_store(EtcdOptions(("http://127.0.0.1:2379",))), EtcdStore)

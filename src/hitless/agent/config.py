@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from hitless.core.ipsec.identity import NODE_ID_MASK, REQID_BASE
 from hitless.core.ipsec.settings import IpsecSettings
 from hitless.core.ipsec.state import Rules
 from hitless.core.model.sa import Mode
+from hitless.stores.options import SqliteOptions, StoreOptions
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 # Three quarters of what the sequence number can count (RFC 4303 §3.3.3: it must not cycle).
@@ -26,13 +28,6 @@ class ConfigError(Exception):
     def __init__(self, file: str, field: str, message: str, code: str = "config-invalid") -> None:
         super().__init__(f"{file}: {field}: {message} [{code}]")
         self.code = code
-
-
-class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where nodes meet. `sqlite` is one file for all agents of one machine."""
-
-    kind: Literal["sqlite"] = "sqlite"
-    path: str = "/var/lib/hitless/store.db"
 
 
 class IpsecConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,7 +46,11 @@ class IpsecConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LabConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Faults and historic mistakes, for the lab alone. The mistakes need `--replay-old-behaviour` as well."""
+    """Faults and historic mistakes, for the lab alone. The mistakes need `--replay-old-behaviour` as well.
+
+    `absent` "delete" takes a missing node record for a removal, and binds each node's record to its heartbeat's
+    lease. `boot_id` stands for the kernel's: the lab's nodes share one kernel, and each reboots by itself.
+    """
 
     order: Literal["acked", "advertise-first"] = "acked"
     cleanup: Literal["acked", "timer"] = "acked"
@@ -61,6 +60,13 @@ class LabConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fail_times: int = 0
     crash_before_operation: int = 0
     crash_at: str = ""
+    absent: Literal["keep", "delete"] = "keep"
+    boot_id: str = ""
+
+    @property
+    def historic(self) -> bool:
+        """Whether a historic mistake is switched on."""
+        return self.order != "acked" or self.cleanup != "acked" or self.absent != "keep"
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,7 +82,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     protected: tuple[str, ...] = ()
     udp_port: int = 0
     log: Literal["json", "text"] = "json"
-    store: StoreConfig = StoreConfig()
+    store: StoreOptions = SqliteOptions()
     ipsec: IpsecConfig = IpsecConfig()
     lab: LabConfig = LabConfig()
 
@@ -102,19 +108,23 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             order=self.lab.order,
             cleanup=self.lab.cleanup,
             cleanup_seconds=self.lab.cleanup_seconds,
+            absent=self.lab.absent,
         )
 
 
 def load(file: Path) -> Config:
     """Read and check a configuration. Raises ConfigError."""
     try:
-        config = msgspec.toml.decode(file.read_bytes(), type=Config)
+        found = tomllib.loads(file.read_text("utf-8"))
+        if isinstance(found.get("store"), dict):
+            found["store"].setdefault("kind", "sqlite")
+        config = msgspec.convert(found, Config)
     except OSError as error:
         raise ConfigError(str(file), "file", f"cannot be read: {error.strerror}", "config-unreadable") from None
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
         raise ConfigError(str(file), where.strip("`.") or "top level", what) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(file), "file", f"is not TOML: {error}", "config-not-toml") from None
     return _check(str(file), config)
 

@@ -61,7 +61,7 @@ class SystemEntropy:
 async def live(config: Config, store: Store, kernel: Kernel, monitor: Monitor) -> None:
     """Run until cancelled; the kernel is left as it is. Raises StateFileError, RegistryError."""
     clock, inbox = SystemClock(), Inbox()
-    registry = Registry(store, config.cluster, config.node)
+    registry = Registry(store, config.cluster, config.node, leased_record=config.lab.absent == "delete")
     node = Node(config, registry, SystemEntropy(), lambda reason: inbox.put(Doubted(reason)))
     executor = Executor(
         _dataplane(config, kernel), registry, config.settings, lambda: kernel.writes, _crash_at(config), node.write_used

@@ -27,6 +27,7 @@ class Node:
         self._log = structlog.get_logger()
         self._remembered = self._file.read()
         self._keys = self._file.read_keys()
+        self._boot_id = config.lab.boot_id or boot_id()
         self._trouble = ""
         self._doubt = doubt
         self.record = self._make(0, Incarnation(0, ""))
@@ -45,7 +46,7 @@ class Node:
         remembered, why = self.remembered, ""
         if remembered is None:
             why = "first-start"
-        elif remembered.boot_id != boot_id():
+        elif remembered.boot_id != self._boot_id:
             why = "rebooted"
         elif remembered.addresses != self._config.addresses:
             why = "address-changed"
@@ -109,7 +110,7 @@ class Node:
         incarnation = next_incarnation(counter, self._entropy)
         # On disk before anyone hears of it: an incarnation that was announced and forgotten could be drawn again.
         self._file.write(
-            Remembered(self._config.node, node_id, incarnation, boot_id(), self._config.addresses)
+            Remembered(self._config.node, node_id, incarnation, self._boot_id, self._config.addresses)
         )
         self.record = self._make(node_id, incarnation)
         self._log.info("incarnated", reason=why, incarnation=incarnation.counter, node_id=node_id)

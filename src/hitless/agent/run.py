@@ -25,7 +25,7 @@ async def run(config: Config) -> None:
     log = structlog.get_logger()
     log.info("started", pid=os.getpid(), mode=config.mode)
     with XfrmDriver(Owner(reqid_base=config.ipsec.reqid_base)) as driver, contextlib.closing(XfrmMonitor()) as monitor:
-        store = open_store(config.store.kind, config.store.path)
+        store = open_store(config.store)
         body = asyncio.ensure_future(live(config, store, driver, monitor))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

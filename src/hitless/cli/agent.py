@@ -20,8 +20,7 @@ def agent(
     from hitless.agent.keys import read
 
     loaded = load(config)
-    mistakes = loaded.lab.order != "acked" or loaded.lab.cleanup != "acked"
-    if mistakes and not replay_old_behaviour:
+    if loaded.lab.historic and not replay_old_behaviour:
         raise ConfigError(
             str(config), "lab", "a historic mistake is switched on, which loses packets; in a lab, add "
             "--replay-old-behaviour", "replay-not-allowed",

@@ -17,11 +17,12 @@ def open_existing(config: Config) -> Store:
     """
     from hitless.ports import StoreError
     from hitless.stores.open import open_store
+    from hitless.stores.options import SqliteOptions
 
-    if config.store.kind == "sqlite" and not Path(config.store.path).exists():
+    if isinstance(config.store, SqliteOptions) and not Path(config.store.path).exists():
         raise StoreError(
             "store-missing",
             f"there is no store at {config.store.path}: no agent has run with this configuration yet, or store.path "
             "is not the one that the agents use",
         )
-    return open_store(config.store.kind, config.store.path)
+    return open_store(config.store)

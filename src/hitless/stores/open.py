@@ -1,25 +1,27 @@
-"""From the words in a configuration to a store."""
+"""From a configuration to a store. Each kind brings its own libraries, which are imported only where it is used."""
 
 from __future__ import annotations
 
 from hitless.ports import Store, StoreError
+from hitless.stores.options import SqliteOptions, StoreOptions
 
-KINDS = ("sqlite", "memory")
 
+def open_store(options: StoreOptions) -> Store:
+    """The store that the options describe. Nothing is contacted yet: what is wrong shows at the first call.
 
-def open_store(kind: str, path: str) -> Store:
-    """A store by kind. `sqlite` is the file at `path`; `memory` is empty, gone with its process, and only for tests.
-
-    Nothing is opened yet: what is wrong with a file shows at the first call. Raises StoreError (`store-unknown-kind`).
+    Raises StoreError: `store-no-path`, `store-library-missing`.
     """
-    if kind == "sqlite":
+    if isinstance(options, SqliteOptions):
         from hitless.stores.sqlite import SqliteStore
 
-        if not path:
+        if not options.path:
             raise StoreError("store-no-path", "the sqlite store needs a path; name a file, e.g. /run/hitless/store.db")
-        return SqliteStore(path)
-    if kind == "memory":
-        from hitless.stores.memory import MemoryStore
-
-        return MemoryStore()
-    raise StoreError("store-unknown-kind", f"there is no store of kind {kind!r}; use one of: {', '.join(KINDS)}")
+        return SqliteStore(options.path)
+    try:
+        from hitless.stores.etcd.store import EtcdStore
+    except ImportError as error:
+        raise StoreError(
+            "store-library-missing", f"the etcd store needs a library that is not installed ({error.name}); "
+            "install hitless with it: pip install 'hitless[etcd]'",
+        ) from None  # fmt: skip
+    return EtcdStore(options)
