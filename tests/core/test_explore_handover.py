@@ -17,6 +17,7 @@ from hitless.core.verify.model import FAULTS, Action, HandoverModel, Scope, Worl
 from hitless.core.verify.story import story
 
 ADVERTISE_FIRST = Rules(order="advertise-first", retry_limit_seconds=0.5)
+ABSENT = Rules(absent="delete", retry_limit_seconds=0.5)
 TIMER = Rules(cleanup="timer", cleanup_seconds=10.0, retry_limit_seconds=0.5)
 
 
@@ -38,6 +39,8 @@ def run(scope: Scope) -> tuple[HandoverModel, Proved | Counterexample[World, Act
         pytest.param(Scope(newest=1, vanishings=1), id="an-sa-vanishes"),
         pytest.param(Scope(newest=1, vanishings=1, crashes=1), id="an-sa-vanishes-and-the-agent-dies"),
         pytest.param(Scope(newest=1, wipes=1), id="store-created-anew"),
+        pytest.param(Scope(newest=1, deletions=1), id="record-deleted"),
+        pytest.param(Scope(newest=1, deletions=1, crashes=1), id="record-deleted-and-agent-restarted"),
     ],
 )
 def test_the_shipped_rules_hold(scope: Scope) -> None:
@@ -56,6 +59,14 @@ def test_advertising_before_installing_is_refuted() -> None:
     assert promises
     assert any("is not in the kernel yet" in line for line in promises), "\n".join(told)
     assert told[-1].startswith("=> decryptable: ")
+
+
+def test_deleting_what_is_absent_is_refuted() -> None:
+    """The documented blackhole: a record vanishes and returns, and the same key starts again at 0 on one side."""
+    model, result = run(Scope(newest=1, deletions=1, rules=ABSENT))
+    assert isinstance(result, Counterexample)
+    told = "\n".join(story(model, result))
+    assert "the record of n1 vanishes from the store" in told or "the record of n2 vanishes" in told
 
 
 def test_deleting_by_a_timer_is_refuted() -> None:

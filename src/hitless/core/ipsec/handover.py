@@ -47,7 +47,7 @@ from hitless.core.ipsec.state import (
     Way,
 )
 from hitless.core.model import view as views
-from hitless.core.model.node import NodeRecord, Progress
+from hitless.core.model.node import NodeRecord, Progress, Tombstone
 from hitless.core.model.view import (
     KeySeen,
     Listed,
@@ -94,7 +94,8 @@ def fold(state: State, event: Event, now: float) -> State:  # noqa: PLR0911 - on
     """The state after one event; cheap, total, and free of decisions."""
     match event:
         case Listed() | NodeSeen() | KeySeen() | ProgressSeen() | TombstoneSeen() | RecordAbsent():
-            return _learned(state, views.fold(state.view, event))
+            view = views.fold(state.view, event)
+            return _learned(state, _buried(view, state.me.name) if state.rules.absent == "delete" else view)
         case KeysFiled(generations):
             return replace(state, filed=generations, held=state.held | generations)
         case Recalled(used):
@@ -141,6 +142,16 @@ def _learned(state: State, view: views.View) -> State:
     if published is None and mine is not None and mine.incarnation == state.me.incarnation:
         published = mine
     return replace(state, view=view, published=published)
+
+
+def _buried(view: views.View, me: str) -> views.View:
+    """The historic mistake: a node whose record this log does not hold counts as removed, until the record is back."""
+    absent = {
+        name: Recorded(Tombstone(name, node.record.node_id, node.record.incarnation), 0)
+        for name, node in view.nodes.items()
+        if node.revision == views.NOWHERE and name != me
+    }
+    return replace(view, tombstones={**view.tombstones, **absent}) if absent else view
 
 
 def _observed(state: State, event: Observed) -> State:
@@ -267,7 +278,9 @@ def _removals(state: State, now: float) -> Iterator[Remove | Count]:
     quiet = _quiet_seconds(state)
     by_timer = state.rules.cleanup == "timer"
     for ref, drain in state.drains.items():
-        if now >= drain.since + quiet and (by_timer or drain.counted_at >= drain.since + quiet):
+        at_once = state.rules.absent == "delete" and state.view.removed(ref.peer)
+        drained = now >= drain.since + quiet and (by_timer or drain.counted_at >= drain.since + quiet)
+        if at_once or drained:
             yield Remove(ref)
     if any(_count_due(drain, now, quiet) for drain in state.drains.values()) and not by_timer:
         yield Count()

@@ -14,7 +14,7 @@ from hitless.core.ipsec.state import BLOCK, SaRef, State, Used
 
 def reason(state: State, now: float) -> str:
     """Why a new incarnation is due (a condition code), or ""."""
-    if state.rules.order != "acked" or state.rules.cleanup != "acked":
+    if state.rules.historic:
         return ""  # the replayed systems know no such thing
     if state.reincarnate:
         return state.reincarnate

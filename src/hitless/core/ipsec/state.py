@@ -23,7 +23,8 @@ class Rules(msgspec.Struct, frozen=True):
     """The protocol's numbers, and the historic mistakes that replays and the explorer switch on.
 
     `order` "advertise-first" publishes before it installs; `cleanup` "timer" deletes after `cleanup_seconds`
-    without asking anyone. Both lose packets: they exist to be refuted.
+    without asking anyone; `absent` "delete" takes a missing record for a removal, and installs the same identities
+    again when it is back. All of them lose packets: they exist to be refuted.
 
     A new incarnation is begun when an OUT state reaches `sequence_limit`, `soft_bytes` or `soft_seconds` (0: never),
     at most every `rebirth_pause_seconds`, and because of a peer's complaint every `complaint_pause_seconds`.
@@ -41,6 +42,12 @@ class Rules(msgspec.Struct, frozen=True):
     order: Literal["acked", "advertise-first"] = "acked"
     cleanup: Literal["acked", "timer"] = "acked"
     cleanup_seconds: float = 300.0
+    absent: Literal["keep", "delete"] = "keep"
+
+    @property
+    def historic(self) -> bool:
+        """Whether any of the mistakes is switched on."""
+        return self.order != "acked" or self.cleanup != "acked" or self.absent != "keep"
 
 
 class SaRef(msgspec.Struct, frozen=True, order=True):

@@ -151,7 +151,7 @@ def progress_of(state: State, now: float) -> Progress | None:
     newest, waiting = max(state.held), _not_yet_sent_to(state)
     since = {} if state.published is None else _since(state.published)
     wall = now + state.wall_offset_seconds
-    revision = state.view.revision
+    revision = _as_of(state)
     phase = _phase(state, bool(waiting))
     old = state.published
     return Progress(
@@ -163,6 +163,13 @@ def progress_of(state: State, now: float) -> Progress | None:
         phase=phase,
         since=old.since if old and old.phase == phase and old.sends.generation == newest else wall,
     )
+
+
+def _as_of(state: State) -> int:
+    # A record that was deleted takes its revision along: a listing may then end before what was said already. It is
+    # complete all the same, and what was said stays said.
+    said = state.published
+    return max(state.view.revision, said.receives.revision if said and said.epoch == state.view.epoch else 0)
 
 
 def _not_yet_sent_to(state: State) -> dict[str, str]:

@@ -19,7 +19,7 @@ import msgspec
 
 from hitless.core.ipsec.state import Install, Rules
 from hitless.core.model.node import KeyRecord, NodeRecord, Progress
-from hitless.core.model.view import KeySeen, Listed, NodeSeen, ProgressSeen, Recorded, StoreEvent
+from hitless.core.model.view import KeySeen, Listed, NodeSeen, ProgressSeen, RecordAbsent, Recorded, StoreEvent
 from hitless.core.verify import node as nodes
 from hitless.core.verify.explore import Always, Eventually, Properties, Sometimes
 from hitless.core.verify.node import Ident, Node
@@ -42,6 +42,7 @@ class Scope(msgspec.Struct, frozen=True):
     refusals: int = 0
     wipes: int = 0
     vanishings: int = 0
+    deletions: int = 0
     cold: bool = False
     rules: Rules = Rules(retry_limit_seconds=0.5)
 
@@ -54,7 +55,7 @@ class Action(NamedTuple):
     number: int = 0
 
 
-FAULTS = ("crash", "reboot", "refuse", "wipe", "vanish")
+FAULTS = ("crash", "reboot", "refuse", "wipe", "vanish", "delete")
 _TICK = Action("tick")
 
 
@@ -157,7 +158,7 @@ class HandoverModel:
             members.append(nodes.fresh(nodes.record(name, at + 1), scope.rules, first))
             store, _ = store.put(members[-1].state.me)
         started = [nodes.restart(each, store.listed()) for each in members]
-        left = (scope.crashes, scope.reboots, scope.refusals, scope.wipes, scope.vanishings)
+        left = (scope.crashes, scope.reboots, scope.refusals, scope.wipes, scope.vanishings, scope.deletions)
         world = (
             *(self._nodes.number(each) for each in started),
             *(self._queues.number(()) for _ in started),
@@ -197,11 +198,13 @@ class HandoverModel:
             if left[4]:
                 refs = sorted(ref for ref, _ in self._nodes.values[number].kernel)
                 yield from (Action("vanish", at, each) for each in range(len(refs)))
+            if left[5] and self.names[at] in dict(self.store(world).nodes):
+                yield Action("delete", at)
         if left[3]:
             yield Action("wipe")
         yield _TICK
 
-    def next(self, world: World, action: Action) -> World:
+    def next(self, world: World, action: Action) -> World:  # noqa: PLR0911 - one flat case per action
         match action.what:
             case "tick":
                 ticked = (self._move(world[at], "tick")[0] for at in range(self._n))
@@ -217,6 +220,8 @@ class HandoverModel:
                 queues = (self._queues.number(_cut(self.queue(world, at))) for at in range(self._n))
                 spent = self._spend(world[-1], "wipe")
                 return (*world[: self._n], *queues, self._stores.number(emptied), spent)
+            case "delete":
+                return self._deleted(world, action.node)
             case _:
                 return self._local(world, action)
 
@@ -287,7 +292,19 @@ class HandoverModel:
         world = _with(world, self._n + at, rest)
         if isinstance(event, Relist):
             return self._reconnected(world, at)
-        return _with(world, at, self._heard(world[at], event))
+        world = _with(world, at, self._heard(world[at], event))
+        return self._registered(world, at) if event == RecordAbsent(self.names[at]) else world
+
+    def _deleted(self, world: World, at: int) -> World:
+        """A node's record is gone from the store: deleted, or run out with a lease. The node will write it again."""
+        store, name = self.store(world), self.names[at]
+        left = tuple(each for each in store.nodes if each[0] != name)
+        spent = self._spend(world[-1], "delete")
+        world = (*world[:-2], self._stores.number(store._replace(nodes=left)), spent)
+        for each in range(self._n):
+            queue = (*self.queue(world, each), RecordAbsent(name))
+            world = _with(world, self._n + each, self._queues.number(queue))
+        return world
 
     def _heard(self, number: int, event: StoreEvent) -> int:
         key = (number, "hear", event)

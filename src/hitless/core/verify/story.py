@@ -5,7 +5,7 @@ from __future__ import annotations
 from hitless.core.ipsec.identity import generation_of
 from hitless.core.ipsec.state import BLOCK, Install, Publish, Reincarnate, Remove, SaRef, Switch
 from hitless.core.model.node import KeyRecord, NodeRecord, Progress
-from hitless.core.model.view import KeySeen, NodeSeen, ProgressSeen, StoreEvent
+from hitless.core.model.view import KeySeen, NodeSeen, ProgressSeen, RecordAbsent, StoreEvent
 from hitless.core.verify.explore import Counterexample
 from hitless.core.verify.model import Action, HandoverModel, Relist, World
 from hitless.core.verify.node import Node
@@ -43,6 +43,8 @@ def _sentence(model: HandoverModel, world: World, action: Action) -> str:  # noq
             return f"{node.name} {_effect(node)}"
         case "refuse":
             return f"{node.name}'s kernel refuses when it {_effect(node)}"
+        case "delete":
+            return f"the record of {node.name} vanishes from the store"
         case "vanish":
             ref = sorted(each for each, _ in node.kernel)[action.number]
             return f"somebody deletes at {node.name} {_sa(node, ref)}"
@@ -97,6 +99,8 @@ def _event(event: StoreEvent | Relist) -> str:
             waits = f", and waits for {', '.join(behind)}" if behind else ""
             sends = f"sends with generation {progress.sends.generation}{waits}"
             return f"that {progress.name} receives {_generations(progress)} and {sends}"
+        case RecordAbsent(name):
+            return f"that the record of {name} is not in the store"
         case _:
             return "that the store holds another log, reads it and registers again"
 
