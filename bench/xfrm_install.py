@@ -8,7 +8,9 @@ Each round does everything once with the driver and once with iproute2, in alter
 machine does hits both. Times are medians over the rounds; the ratio is that of the medians. `add` and `delete` are the
 messages alone, encoded and answered, as `ip -batch` sends them. `apply add` and `apply delete` are what the agent does:
 with the look before and the read-back after. `refused` adds what exists already and counts the outcomes mapped to
-their operations. `dump` is listing and parsing, against `ip xfrm state` printing to /dev/null.
+their operations. `first dump` and `dump` are listing and parsing, against `ip xfrm state` printing to /dev/null: the
+first one in a process also pays for fresh memory (dear in User Mode Linux), the later ones are what an agent does that
+looks every few seconds.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ from hitless.drivers.xfrm.socket import XfrmSocket
 
 DST = "192.0.2.1"
 COMMAND_SECONDS = 120.0
+LATER_DUMPS = 2
 # The driver's row, and iproute2's row it is measured against.
-PAIRS = {"add": "ip add", "apply add": "ip add", "dump": "ip dump", "delete": "ip delete",
+PAIRS = {"add": "ip add", "apply add": "ip add", "first dump": "ip dump", "dump": "ip dump", "delete": "ip delete",
          "apply delete": "ip delete", "refused": ""}  # fmt: skip
 Times = dict[str, list[float]]
 
@@ -63,8 +66,11 @@ def with_driver(times: Times, sas: list[Sa]) -> None:
     kernel = NetlinkKernel(socket)
     with XfrmDriver() as driver:
         timed(times, "add", lambda: kernel.write(orders))
-        seen = timed(times, "dump", driver.observe)
+        seen = timed(times, "first dump", driver.observe)
         assert len(seen.sas) == len(sas), "not every SA arrived"  # type: ignore[attr-defined]
+        for _ in range(LATER_DUMPS):
+            seen = None  # an agent keeps one look, not two
+            seen = timed(times, "dump", driver.observe)
         outcomes = timed(times, "refused", lambda: driver.apply(adds))
         assert [o.error for o in outcomes] == ["exists"] * len(sas), "an error was not mapped"  # type: ignore[attr-defined]
         timed(times, "delete", lambda: kernel.write(del_orders))
@@ -85,7 +91,8 @@ def with_ip(times: Times, sas: list[Sa], directory: Path) -> None:
     ))  # fmt: skip
     delete.write_text("".join(f"xfrm state delete src {sa.src} dst {sa.dst} proto esp spi {sa.spi}\n" for sa in sas))
     timed(times, "ip add", lambda: ip("-batch", str(add)))
-    timed(times, "ip dump", lambda: ip("xfrm", "state"))
+    for _ in range(LATER_DUMPS):
+        timed(times, "ip dump", lambda: ip("xfrm", "state"))
     timed(times, "ip delete", lambda: ip("-batch", str(delete)))
 
 

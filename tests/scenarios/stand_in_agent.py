@@ -40,7 +40,7 @@ def main() -> None:
         publish(state, config["node"], len(known))
         if not settled:
             settled = True
-            say("settled", config)
+            say("settled", config, boot_id=config["lab"].get("boot_id", ""))
         time.sleep(0.01)
 
 

@@ -27,14 +27,15 @@ def test_header_becomes_fields() -> None:
     read = grammar.parse(
         "# why\ntitle  Two words   # and a remark\nnodes 2\nmode transport\nfamily dual-stack\nudp-port 4789\n"
         "drain 500ms\nload 250 packets/s\nstream tcp n1 n2\nstream tcp n2 n1\nfirst-key 15\n"
-        "order advertise-first\ncleanup timer 2s\nreplay\n---\n",
+        "order advertise-first\ncleanup timer 2s\nabsent delete\nesn off\nresync 1s\nreplay\n---\n",
         source="test.txt",
         name="test",
     )
     assert read == s.Scenario(
         name="test", title="Two words", nodes=2, mode="transport", family="dual-stack", udp_port=4789,
         drain_seconds=0.5, load_pps=250.0, streams=(s.Stream("n1", "n2", 9), s.Stream("n2", "n1", 10)), first_key=15,
-        order="advertise-first", cleanup="timer", cleanup_seconds=2.0, replay=True,
+        order="advertise-first", cleanup="timer", cleanup_seconds=2.0, absent="delete", esn=False,
+        resync_seconds=1.0, replay=True,
     )  # fmt: skip
     assert read.node_names == ("n1", "n2")
     assert not read.probes
@@ -48,6 +49,29 @@ def test_header_becomes_fields() -> None:
         ("stop n2", s.Stop(("n2",))),
         ("kill n2", s.Stop(("n2",), abruptly=True)),
         ("join n4", s.Join("n4")),
+        ("join n4 as n2", s.Join("n4", "n2")),
+        ("rename n2 as n3", s.Rename("n2", "n3")),
+        ("reboot n2", s.Reboot("n2")),
+        ("remove n2", s.Membership("n2", "remove")),
+        ("restore n2", s.Membership("n2", "restore")),
+        ("address add n2", s.Address("n2", "add")),
+        ("address use n2", s.Address("n2", "use")),
+        ("address drop n2", s.Address("n2", "drop")),
+        ("link n1 down", s.Link("n1", "down")),
+        ("link n1 up", s.Link("n1", "up")),
+        ("store wipe", s.StoreDeed("wipe")),
+        ("store compact", s.StoreDeed("compact")),
+        ("record delete n2", s.StoreDeed("forget", "n2")),
+        ("xfrm flush n2 states", s.Flush("n2", "states")),
+        ("xfrm flush n2 policies", s.Flush("n2", "policies")),
+        ("xfrm delete n2 from n1", s.TouchSa("n2", "n1", "delete", inward=True)),
+        ("xfrm recreate n2 to n1", s.TouchSa("n2", "n1", "recreate")),
+        ("plant n1 to n2 oseq 4294967296", s.Plant("n1", "n2", 1 << 32)),
+        ("foreign place", s.Foreign()),
+        ("count writes", s.CountWrites()),
+        ("expect foreign untouched", s.Expect(s.Untouched())),
+        ("wait heartbeat n2 == 0 within 30s", s.Wait(s.Compared("heartbeat", ("n2",), "==", 0.0), 30.0)),
+        ("expect event n2 incarnated reason rebooted", s.Expect(s.Logged("n2", "incarnated", "rebooted"))),
         ("crash n2 at out-installed", s.Crash("n2", "out-installed")),
         ("slow n2 install 5ms", s.SlowInstall("n2", 0.005)),
         ("fail n1 install from n3 times 3", s.FailInstall("n1", "n3", 3)),
@@ -170,6 +194,34 @@ def test_one_step_by_itself() -> None:
             grammar.parse_step(line, ["n1"])
 
 
+def test_only_a_store_with_members_loses_one() -> None:
+    for line, action in (
+        ("store kill leader", s.StoreDeed("kill-leader")),
+        ("store restart", s.StoreDeed("restart")),
+        ("store cut n2", s.Link("n2", "down", to_store=True)),
+        ("store mend n2", s.Link("n2", "up", to_store=True)),
+    ):
+        assert actions(line + "\n", "title A test\nnodes 3\nstore etcd 3 members\n---\n") == [action]
+        assert refusal(HEADER + line + "\n").code == "scenario-order"
+    assert grammar.parse("title T\nstore etcd\n---\n", source="t", name="t").etcd_members == 1
+    assert grammar.parse("title T\nstore sqlite\n---\n", source="t", name="t").etcd_members == 0
+
+
+def test_live_traffic_is_asked_for_while_the_probes_run() -> None:
+    steps = actions(
+        "probe watch\nsend n1 n2 1500\nwait received n1 n2 == 1500 within 5s\nhold silence n1 n2 > 1s for 2s\n"
+        "probe stop\nexpect healed n1 n2 within 5s\nexpect healed within 300ms\n"
+    )
+    assert steps[:3] == [
+        s.Probe("watch"), s.Send("n1", "n2", 1500), s.Wait(s.Compared("received", ("n1", "n2"), "==", 1500.0), 5.0),
+    ]  # fmt: skip
+    assert steps[5:] == [
+        s.Expect(s.Compared("healed", ("n1", "n2"), "<=", 5.0)), s.Expect(s.Compared("healed", (), "<=", 0.3)),
+    ]  # fmt: skip
+    for late in ("send n1 n2 5", "expect silence n1 n2 > 1s", "expect received n1 n2 > 0"):
+        assert refusal(HEADER + late + "\n").code == "scenario-order"
+
+
 @pytest.mark.parametrize("name", scenarios.names())
 def test_every_scenario_that_comes_along_is_readable_and_expects_something(name: str) -> None:
     read = scenarios.find(name)
@@ -177,7 +229,7 @@ def test_every_scenario_that_comes_along_is_readable_and_expects_something(name:
     assert any(isinstance(step.action, s.Expect) for step in read.steps)
     assert read.replay == name.startswith("replay-")
     expected = {step.text for step in read.steps if isinstance(step.action, s.Expect)}
-    assert any(text.startswith("expect plaintext == 0") for text in expected)
+    assert any(text.startswith("expect plaintext == 0") for text in expected) or name == "policies-flushed"
 
 
 def test_a_file_is_found_by_its_path_and_a_missing_one_explains_itself(tmp_path: Path) -> None:

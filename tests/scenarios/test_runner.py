@@ -22,6 +22,7 @@ from hitless.lab.probe.tcp import TcpResult
 from hitless.lab.probe.udp import PairResult, UdpResult
 from hitless.lab.runner import Record, Runner
 from hitless.lab.security import Association, Security
+from hitless.stores.options import SqliteOptions
 
 AGENT = (sys.executable, str(Path(__file__).with_name("stand_in_agent.py")))
 WITHIN = "within 30s"  # generous: the machine may be busy; nothing here asserts a time
@@ -46,6 +47,7 @@ class StandIn:
         self.said: list[str] = []
         self.looks: dict[str, int] = {}
         self.lost = 0
+        self.arrived: dict[tuple[str, str], int] = {}
         self.spawned: list[subprocess.Popen[bytes]] = []
 
     def up(self) -> None:
@@ -81,8 +83,38 @@ class StandIn:
     def delay(self, node: str, delay_seconds: float) -> None:
         self.said.append(f"delay {node} {delay_seconds:g}")
 
-    def judge_from_now(self) -> None:
-        self.said.append("probes start")
+    def link(self, node: str, state: str, *, to_store: bool = False) -> None:
+        self.said.append(f"{'store' if to_store else 'link'} {node} {state}")
+
+    def readdress(self, node: str, deed: str) -> None:
+        self.said.append(f"address {deed} {node}")
+
+    def second_place(self, node: str) -> Place:
+        return Place((f"192.0.2.10{node.removeprefix('n')}",), self.place(node).prefixes)
+
+    def flush(self, node: str, what: str) -> None:
+        self.said.append(f"flush {node} {what}")
+
+    def touch(self, node: str, src: Sequence[str], dst: Sequence[str], deed: str) -> None:
+        self.said.append(f"{deed} at {node}: {src[0]} > {dst[0]}")
+
+    def plant(self, node: str, src: Sequence[str], dst: Sequence[str], oseq: int) -> None:
+        self.said.append(f"plant at {node}: {src[0]} > {dst[0]} {oseq}")
+
+    def place_foreign(self) -> None:
+        self.said.append("foreign")
+
+    def foreign_changes(self) -> str:
+        return "" if "foreign" in self.said else "nothing was placed"
+
+    def judge_from_now(self, *, silent: bool = False) -> None:
+        self.said.append("probes watch" if silent else "probes start")
+
+    def send(self, source: str, target: str, count: int) -> None:
+        self.arrived[source, target] = self.arrived.get((source, target), 0) + count
+
+    def arrivals(self, source: str, target: str) -> tuple[int, float]:
+        return self.arrived.get((source, target), 0), 0.5
 
     def judge_also(self, node: str) -> None:
         self.said.append(f"probes add {node}")
@@ -93,17 +125,44 @@ class StandIn:
         return Verdict(UdpResult((pair,)), (), CaptureResult(), (NodeErrors("n2", {"XfrmInNoStates": self.lost}),))
 
 
+class PublishedFiles:
+    """A store without a store: what the stand-ins write into their directories."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self.options = SqliteOptions(str(place / "store.db"))
+
+    async def statuses(self) -> tuple[Status, ...]:
+        found = sorted(self._place.glob("n*/state/status.json"))
+        return tuple(msgspec.json.decode(file.read_bytes(), type=Status) for file in found)
+
+    async def heartbeat(self, node: str) -> bool:
+        return node == "n1"
+
+    async def forget(self, node: str) -> None:
+        (self._place / node / "state" / "status.json").unlink()
+
+    async def wipe(self) -> None:
+        for node in ("n1", "n2"):
+            await self.forget(node)
+
+    async def compact(self) -> None:
+        return
+
+    async def kill_leader(self) -> None:
+        return
+
+    async def restart(self) -> None:
+        return
+
+
 def run(tmp_path: Path, steps: str, ground: StandIn | None = None, header: str = "") -> tuple[Record, StandIn]:
     scenario = grammar.parse(f"title A test\nnodes 2\n{header}---\n{steps}", source="test.txt", name="test")
     ground = ground or StandIn()
     logs = tmp_path / "logs"
     logs.mkdir()
 
-    async def statuses() -> tuple[Status, ...]:
-        found = sorted(tmp_path.glob("n*/state/status.json"))
-        return tuple(msgspec.json.decode(file.read_bytes(), type=Status) for file in found)
-
-    runner = Runner(scenario, ground, statuses, work=tmp_path, logs=logs, agent_argv=AGENT)
+    runner = Runner(scenario, ground, PublishedFiles(tmp_path), work=tmp_path, logs=logs, agent_argv=AGENT)
     record = asyncio.run(runner.run())
     assert all(process.poll() is not None for process in ground.spawned)
     return record, ground
@@ -219,6 +278,60 @@ def test_old_behaviour_is_asked_for_only_where_the_scenario_says_so(
 ) -> None:
     record, _ = run(tmp_path, f"start all\nwait settled {WITHIN}\n", header=header)
     assert [agent.log.events[0].fields["replay"] for agent in record.agents] == [replays, replays]
+
+
+def test_mishaps_reach_the_node_they_are_meant_for(tmp_path: Path) -> None:
+    record, ground = run(
+        tmp_path,
+        f"foreign place\nstart all\nwait settled {WITHIN}\nlink n2 down\nxfrm flush n2 states\nlink n2 up\n"
+        "xfrm delete n2 from n1\nxfrm recreate n2 to n1\nplant n1 to n2 oseq 7\naddress add n2\nstop n2\n"
+        f"address use n2\nstart n2\nwait settled n2 {WITHIN}\naddress drop n2\nxfrm delete n1 to n2\n"
+        "expect foreign untouched\nexpect heartbeat n1 == 1\nexpect heartbeat n2 == 1\n",
+    )
+    assert [each.held for each in record.expectations] == [True, True, False]
+    assert [each for each in ground.said if not each.startswith("spawn")] == [
+        "foreign", "link n2 down", "flush n2 states", "link n2 up", "delete at n2: 192.0.2.1 > 192.0.2.2",
+        "recreate at n2: 192.0.2.2 > 192.0.2.1", "plant at n1: 192.0.2.1 > 192.0.2.2 7", "address add n2",
+        "address drop n2", "delete at n1: 192.0.2.1 > 192.0.2.102",
+    ]  # fmt: skip
+
+
+def test_a_reboot_takes_the_kernels_state_and_changes_its_boot_id(tmp_path: Path) -> None:
+    record, ground = run(tmp_path, f"start all\nwait settled {WITHIN}\nreboot n2\nwait settled {WITHIN}\n")
+    assert ground.said == ["spawn n1", "spawn n2", "flush n2 policies", "flush n2 states", "spawn n2"]
+    booted = [agent.log.events[-1].fields["boot_id"] for agent in record.agents]
+    assert booted[0] == ""
+    assert len(booted[1]) == 36
+
+
+def test_records_that_are_gone_are_not_settled(tmp_path: Path) -> None:
+    record, _ = run(
+        tmp_path, f"start n1\nwait settled n1 {WITHIN}\nstop n1\nrecord delete n1\nexpect settled n1\n"
+    )
+    assert [each.held for each in record.expectations] == [False]
+    assert record.expectations[0].seen == "n1 runs but has published nothing"
+
+
+def test_a_node_can_be_given_anothers_name(tmp_path: Path) -> None:
+    record, _ = run(
+        tmp_path,
+        f"join n3 as n2\nwait event n3 settled {WITHIN}\nstop n3\nrename n3 as n3\nstart n3\n"
+        f"wait event n3 settled {WITHIN}\n",
+    )
+    names = [event.fields["node"] for event in record.agents[2].log.events if event.event == "started"]
+    assert names == ["n2", "n3"]
+
+
+def test_packets_are_counted_while_they_are_sent(tmp_path: Path) -> None:
+    record, ground = run(
+        tmp_path,
+        f"probe watch\nsend n1 n2 1500\nwait received n1 n2 == 1500 {WITHIN}\nexpect silence n1 n2 == 0.5s\n"
+        "probe stop\nexpect sent n1 n2 == 10\n",
+    )
+    assert held(record) == [
+        ("line 7: expect silence n1 n2 == 0.5s", True), ("line 9: expect sent n1 n2 == 10", True),
+    ]  # fmt: skip
+    assert ground.said == ["probes watch", "probes stop"]
 
 
 def test_hogs_are_gone_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from hitless.lab import security
 from hitless.lab.agents import Faults, Log, Place, Settings, render
 from hitless.lab.announcements import messages
 from hitless.lab.keyfiles import KeyFiles
+from hitless.stores.options import EtcdOptions, SqliteOptions
 
 STATES = """\
 src 192.0.2.1 dst 192.0.2.2
@@ -100,27 +101,31 @@ def test_bad_keys_are_bad_in_their_own_way(tmp_path: Path) -> None:
 
 def test_the_agent_takes_the_configuration(tmp_path: Path) -> None:
     settings = Settings(
-        mode="tunnel", protected=("10.1.0.0/16",), store_path=tmp_path / "store.db", drain_seconds=0.5,
-        order="advertise-first", cleanup="timer", cleanup_seconds=2.0, replay=True,
+        mode="tunnel", protected=("10.1.0.0/16",), store=SqliteOptions(str(tmp_path / "store.db")), drain_seconds=0.5,
+        order="advertise-first", cleanup="timer", cleanup_seconds=2.0, absent="delete", esn=False, resync_seconds=1.0,
+        replay=True,
     )  # fmt: skip
     place = Place(("192.0.2.1",), ("10.1.1.0/24",))
     faults = Faults(install_delay_seconds=0.005, fail_in_peer="192.0.2.3", fail_times=3, crash_at="drained")
     file = tmp_path / "agent.toml"
-    file.write_text(render("n1", place, settings, tmp_path / "keys", tmp_path, faults), encoding="utf-8")
+    file.write_text(render("n1", place, settings, tmp_path / "keys", tmp_path, faults, "boot-2"), encoding="utf-8")
     config = load(file)
     assert (config.node, config.addresses, config.prefixes) == ("n1", ("192.0.2.1",), ("10.1.1.0/24",))
     assert config.ipsec.drain_seconds == 0.5
     lab = config.lab
     assert (lab.order, lab.cleanup, lab.cleanup_seconds) == ("advertise-first", "timer", 2.0)
     assert (lab.install_delay_seconds, lab.fail_in_peer, lab.fail_times) == (0.005, "192.0.2.3", 3)
-    assert lab.crash_at == "drained"
+    assert (lab.crash_at, lab.absent, lab.boot_id) == ("drained", "delete", "boot-2")
+    assert (config.ipsec.esn, config.ipsec.resync_seconds) == (False, 1.0)
 
 
 def test_transport_mode_names_its_port_and_no_prefix(tmp_path: Path) -> None:
-    settings = Settings(mode="transport", protected=("192.0.2.0/24",), store_path=tmp_path / "s", udp_port=4789)
+    store = EtcdOptions(("http://198.51.100.251:2379",))
+    settings = Settings(mode="transport", protected=("192.0.2.0/24",), store=store, udp_port=4789)
     file = tmp_path / "agent.toml"
     file.write_text(render("n1", Place(("192.0.2.1",), ()), settings, tmp_path / "k", tmp_path, Faults()))
     assert load(file).udp_port == 4789
+    assert load(file).store == EtcdOptions(("http://198.51.100.251:2379",))
 
 
 def test_a_log_is_read_as_it_grows_and_over_restarts(tmp_path: Path) -> None:

@@ -18,10 +18,12 @@ from typing import IO, Any, Final
 import msgspec
 
 from hitless.core.model.sa import Mode
-from hitless.lab.scenario import Cleanup, Order
+from hitless.lab.scenario import Absent, Cleanup, Order
+from hitless.stores.options import StoreOptions
 
 STOP_SECONDS: Final = 10.0  # SIGTERM to exit; an agent has nothing to do at its end but to close its files
 # With faulthandler SIGABRT leaves every thread's stack in the log: where an agent stood when it was waited for in vain.
+COMMAND: Final = (sys.executable, "-m", "hitless")
 AGENT: Final = (sys.executable, "-X", "faulthandler", "-m", "hitless", "agent")
 _TAIL_LINES: Final = 8  # of an agent's own words in an error message
 
@@ -49,12 +51,15 @@ class Settings(msgspec.Struct, frozen=True):
 
     mode: Mode
     protected: tuple[str, ...]
-    store_path: Path
+    store: StoreOptions
     udp_port: int = 0
     drain_seconds: float = 1.0
     order: Order = "acked"
     cleanup: Cleanup = "acked"
     cleanup_seconds: float = 0.0
+    absent: Absent = "keep"
+    esn: bool = True
+    resync_seconds: float = 5.0
     replay: bool = False
 
 
@@ -131,12 +136,19 @@ class Agent:
 
     def __init__(self, name: str, place: Place, directory: Path, log_path: Path) -> None:
         self.name = name
+        self.called = name  # by its configuration; two nodes may be given one name
+        self.boot_id = ""  # what stands for the kernel's own, once this node has been rebooted
         self.place = place
         self.directory = directory
         self.log = Log(name, log_path)
         self.faults = Faults()
         self.process: subprocess.Popen[bytes] | None = None
         self.changes_before = 0  # of the node's kernel state, before this process was started
+
+    @property
+    def config(self) -> Path:
+        """Its configuration file, there once it was started."""
+        return self.directory / "agent.toml"
 
     @property
     def running(self) -> bool:
@@ -147,8 +159,9 @@ class Agent:
         if self.running:
             raise AgentError("agent-runs-already", f"{self.name} runs already; `stop {self.name}` first")
         self.directory.mkdir(parents=True, exist_ok=True)
-        config = self.directory / "agent.toml"
-        config.write_text(render(self.name, self.place, settings, keys, self.directory, self.faults), encoding="utf-8")
+        config = self.config
+        text = render(self.called, self.place, settings, keys, self.directory, self.faults, self.boot_id)
+        config.write_text(text, encoding="utf-8")
         self.log.begin_life()
         command = [*argv, "--config", str(config)]
         if settings.replay:
@@ -198,8 +211,10 @@ class Agent:
         return f"{self.name} ended with exit status {self.process.returncode}; its last words:\n{self.log.last_words()}"
 
 
-def render(name: str, place: Place, settings: Settings, keys: Path, directory: Path, faults: Faults) -> str:
-    """The agent's configuration as TOML."""
+def render(
+    name: str, place: Place, settings: Settings, keys: Path, directory: Path, faults: Faults, boot_id: str = ""
+) -> str:
+    """The agent's configuration as TOML. `boot_id` "" means the kernel's."""
     top: dict[str, Any] = {
         "cluster": "lab", "node": name, "state_dir": str(directory / "state"), "keys": str(keys),
         "mode": settings.mode, "addresses": place.addresses, "prefixes": place.prefixes,
@@ -210,12 +225,17 @@ def render(name: str, place: Place, settings: Settings, keys: Path, directory: P
     lab: dict[str, Any] = {"order": settings.order, "cleanup": settings.cleanup}
     if settings.cleanup == "timer":
         lab["cleanup_seconds"] = settings.cleanup_seconds
+    lab |= {"absent": settings.absent} if settings.absent != "keep" else {}
+    lab |= {"boot_id": boot_id} if boot_id else {}
     lab |= {field: value for field, value in msgspec.structs.asdict(faults).items() if value}
     sections: dict[str, dict[str, Any]] = {
-        "store": {"kind": "sqlite", "path": str(settings.store_path)},
-        "ipsec": {"replay_window": 1024, "esn": True, "drain_seconds": settings.drain_seconds},
+        "store": msgspec.to_builtins(settings.store),
+        "ipsec": {
+            "replay_window": 1024, "esn": settings.esn, "drain_seconds": settings.drain_seconds,
+            "resync_seconds": settings.resync_seconds,
+        },
         "lab": lab,
-    }
+    }  # fmt: skip
     lines = list(_assignments(top))
     for title, values in sections.items():
         lines += ["", f"[{title}]", *_assignments(values)]

@@ -14,7 +14,7 @@ import msgspec
 
 from hitless.lab import security
 from hitless.lab.agents import Agent
-from hitless.lab.scenario import Compared, Condition, Exited, Lagging, Logged, Settled
+from hitless.lab.scenario import Compared, Condition, Exited, Lagging, Logged, Settled, Untouched
 
 
 class Behind(Protocol):
@@ -47,13 +47,20 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Witnesses(msgspec.Struct, kw_only=True):
-    """Where the answers come from. `traffic` is filled in when the probes have stopped."""
+    """Where the answers come from. `traffic` is filled in when the probes have stopped.
+
+    `arrivals` are the packets of a pair so far and the seconds since the last one; `foreign` says what became of
+    other programs' objects, "" where nothing did.
+    """
 
     agents: dict[str, Agent]
     statuses: Callable[[], Awaitable[Sequence[Status]]]
     kernel: Callable[[str], security.Security]
     changes: Callable[[str], int]
     least_generation: Callable[[], int]
+    heartbeat: Callable[[str], Awaitable[bool | None]]
+    arrivals: Callable[[str, str], tuple[int, float]]
+    foreign: Callable[[], str]
     traffic: Mapping[str, float] = {}
 
 
@@ -69,8 +76,11 @@ async def find(condition: Condition, witnesses: Witnesses) -> Finding:
         case Exited(node=node):
             running = witnesses.agents[node].running
             return Finding(not running, f"{node} {'runs' if running else 'does not run'}")
+        case Untouched():
+            changed = witnesses.foreign()
+            return Finding(not changed, changed or "as they were")
         case Compared():
-            value = _number(condition, witnesses)
+            value = await _number(condition, witnesses)
             return Finding(condition.holds(value), "unknown" if math.isnan(value) else f"{value:g}")
 
 
@@ -99,13 +109,14 @@ def _lagging(peer: str, reason: str, statuses: Sequence[Status]) -> Finding:
 def _logged(condition: Logged, agent: Agent) -> Finding:
     said = agent.log.this_life()
     for event in said:
-        if event.event == condition.event and condition.code in ("", event.fields.get("code")):
+        codes = ("", event.fields.get("code"), event.fields.get("reason"))
+        if event.event == condition.event and condition.code in codes:
             return Finding(True, f"{event.event} at {event.monotonic:.3f} s")
     words = ", ".join(dict.fromkeys(each.event for each in said))
     return Finding(False, f"{agent.name} has said: {words or 'nothing'}")
 
 
-def _number(condition: Compared, witnesses: Witnesses) -> float:
+async def _number(condition: Compared, witnesses: Witnesses) -> float:  # noqa: PLR0911 - one flat case per metric
     nodes = condition.nodes
     match condition.metric:
         case "keys":
@@ -116,6 +127,13 @@ def _number(condition: Compared, witnesses: Witnesses) -> float:
             return security.one(witnesses.kernel(nodes[0]).sending(_addresses(witnesses, nodes[1])))
         case "writes":
             return float(witnesses.changes(nodes[0]) - witnesses.agents[nodes[0]].changes_before)
+        case "heartbeat":
+            beats = await witnesses.heartbeat(nodes[0])
+            return math.nan if beats is None else float(beats)
+        case "received":
+            return float(witnesses.arrivals(nodes[0], nodes[1])[0])
+        case "silence":
+            return witnesses.arrivals(nodes[0], nodes[1])[1]
         case metric:
             return witnesses.traffic.get(" ".join((metric, *nodes)), 0.0 if metric.startswith("Xfrm") else math.nan)
 

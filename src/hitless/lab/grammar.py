@@ -28,6 +28,7 @@ from hitless.lab import scenario as s
 from hitless.lab.verbs import ALL, VERBS
 from hitless.lab.words import LineError, Words
 
+MAX_MEMBERS: Final = 3  # of etcd: with three of them one may die
 MAX_STEPS: Final = 5000  # an unrolled loop nest larger than this is a mistake in a number, not a scenario
 MAX_NODES: Final = 16  # network namespaces and Python agents on one machine; one lab kernel has one CPU
 
@@ -118,6 +119,16 @@ def _cleanup(words: Words) -> Fields:
     return {"cleanup": "acked"}
 
 
+def _store(words: Words) -> Fields:
+    if words.one_of(("sqlite", "etcd"), "store") == "sqlite":
+        return {"etcd_members": 0}
+    if not words:
+        return {"etcd_members": 1}
+    members = words.whole("number of members", 1, MAX_MEMBERS)
+    words.literal("members")
+    return {"etcd_members": members}
+
+
 _HEADER: Final[Mapping[str, tuple[str, Callable[[Words], Fields]]]] = {
     "title": ("title WORDS", _title),
     "nodes": ("nodes 3", lambda w: {"nodes": w.whole("number of nodes", 2, MAX_NODES)}),
@@ -130,6 +141,10 @@ _HEADER: Final[Mapping[str, tuple[str, Callable[[Words], Fields]]]] = {
     "first-key": ("first-key 14", lambda w: {"first_key": w.whole("key id", 1, 15)}),
     "order": ("order acked|advertise-first", lambda w: {"order": w.one_of(get_args(s.Order), "order")}),
     "cleanup": ("cleanup acked|timer 2s", _cleanup),
+    "absent": ("absent keep|delete", lambda w: {"absent": w.one_of(get_args(s.Absent), "absent")}),
+    "esn": ("esn on|off", lambda w: {"esn": w.one_of(("on", "off"), "esn") == "on"}),
+    "resync": ("resync 1s", lambda w: {"resync_seconds": w.duration()}),
+    "store": ("store sqlite|etcd [3 members]", _store),
     "replay": ("replay", lambda _: {"replay": True}),
 }
 
@@ -228,6 +243,7 @@ def _check(result: s.Scenario, where: list[int]) -> None:
     """Nodes that exist, and numbers about traffic that are asked for when they are final."""
     known = set(result.node_names)
     probing: bool | None = None
+    _check_store(result, where)
     for stream in result.streams:
         where[0] = stream.line
         _known({stream.source, stream.target}, known)
@@ -238,7 +254,7 @@ def _check(result: s.Scenario, where: list[int]) -> None:
                 if node in known:
                     raise LineError("scenario-unknown-node", f"{node} is there already; `start {node}`")
                 known.add(node)
-            case s.Probe(deed="start"):
+            case s.Probe(deed="start" | "watch"):
                 if probing is not None:
                     raise LineError("scenario-order", "the probes were started above; they run once in a scenario")
                 probing = True
@@ -246,17 +262,39 @@ def _check(result: s.Scenario, where: list[int]) -> None:
                 if not probing:
                     raise LineError("scenario-order", "the probes do not run here; `probe start` comes first")
                 probing = deed != "stop"
+            case s.Send():
+                _need_probes(probing)
             case s.Wait(condition=condition) | s.Hold(condition=condition) | s.Expect(condition=condition):
-                traffic = isinstance(condition, s.Compared) and condition.about_traffic
-                if traffic and probing is not False:
-                    raise LineError("scenario-order", "this is known only after `probe stop`; move the line below it")
+                _check_condition(condition, probing)
         _known(nodes_of(step.action), known)
     if probing:
         raise LineError("scenario-order", "the probes are never stopped; add `probe stop` before the expectations")
 
 
+def _check_store(result: s.Scenario, where: list[int]) -> None:
+    for step in result.steps:
+        where[0] = step.line
+        match step.action:
+            case s.Link(to_store=True) | s.StoreDeed(deed="kill-leader" | "restart") if not result.etcd_members:
+                raise LineError("scenario-order", "the store is one file; add `store etcd 3 members` to the header")
+
+
+def _check_condition(condition: s.Condition, probing: bool | None) -> None:
+    if not isinstance(condition, s.Compared):
+        return
+    if condition.about_traffic and probing is not False:
+        raise LineError("scenario-order", "this is known only after `probe stop`; move the line below it")
+    if condition.metric in s.LIVE:
+        _need_probes(probing)
+
+
+def _need_probes(probing: bool | None) -> None:
+    if not probing:
+        raise LineError("scenario-order", "the probes do not run here; `probe start` comes first")
+
+
 def _check_alone(action: s.Action, known: set[str]) -> None:
-    if isinstance(action, s.Probe):
+    if isinstance(action, s.TrafficAction):
         raise LineError("scenario-order", "probes run in scenarios only: `hitless lab run`")
     if not isinstance(action, s.Join):
         _known(nodes_of(action), known)
@@ -276,7 +314,7 @@ def nodes_of(action: s.Action) -> set[str]:
     things: list[Any] = [action, getattr(action, "condition", None)]
     for thing in things:
         for field in ("node", "peer"):
-            if isinstance(name := getattr(thing, field, None), str):
+            if name := getattr(thing, field, ""):
                 named.add(name)
         named.update(name for name in getattr(thing, "nodes", ()) if name != ALL)
     return named

@@ -7,18 +7,22 @@ Nodes are called n1, n2, … here and numbered from 1 in the topology.
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Protocol
+from typing import IO, Final, Literal, Protocol
 
-from hitless.lab import security
+from hitless.lab import foreign, security, tamper
 from hitless.lab.agents import Place
 from hitless.lab.announcements import Announcements
 from hitless.lab.probe.counters import sum_errors
 from hitless.lab.probe.judge import Judge, Verdict
 from hitless.lab.scenario import Family, Scenario
 from hitless.lab.topology import Family as Version
-from hitless.lab.topology import Topology, TopologyConfig, client_prefix, underlay_address
+from hitless.lab.topology import Topology, TopologyConfig, client_prefix, second_address, underlay_address
+
+_BURST: Final = 16
+_BURST_SECONDS: Final = 0.016  # 1,000 packets/s: what a guest with one CPU takes without dropping
 
 
 class Ground(Protocol):
@@ -54,7 +58,43 @@ class Ground(Protocol):
         """Every packet on the node's link takes this much longer, in either direction."""
         ...
 
-    def judge_from_now(self) -> None: ...
+    def link(self, node: str, state: Literal["down", "up"], *, to_store: bool = False) -> None:
+        """Cut or mend the node's link to the others, or to the store."""
+        ...
+
+    def readdress(self, node: str, deed: Literal["add", "drop"]) -> None:
+        """The node gets its second underlay addresses, or loses its first ones."""
+        ...
+
+    def second_place(self, node: str) -> Place:
+        """Where the node stands with its second addresses."""
+        ...
+
+    def flush(self, node: str, what: Literal["states", "policies"]) -> None: ...
+
+    def touch(self, node: str, src: Sequence[str], dst: Sequence[str], deed: tamper.Deed) -> None:
+        """Delete the newest SA between these addresses at a node, or create it anew with its counters at 0."""
+        ...
+
+    def plant(self, node: str, src: Sequence[str], dst: Sequence[str], oseq: int) -> None: ...
+
+    def place_foreign(self) -> None:
+        """Put objects of other programs on every node, and remember them."""
+        ...
+
+    def foreign_changes(self) -> str:
+        """What became of them; "" where they are as they were."""
+        ...
+
+    def judge_from_now(self, *, silent: bool = False) -> None: ...
+
+    def send(self, source: str, target: str, count: int) -> None:
+        """Exactly so many packets of the probes; returns when they have been sent."""
+        ...
+
+    def arrivals(self, source: str, target: str) -> tuple[int, float]:
+        """Packets that have arrived, and the seconds since the last one."""
+        ...
 
     def judge_also(self, node: str) -> None:
         """Send to and from a node that was added."""
@@ -78,11 +118,13 @@ class KernelGround:
             mode=scenario.mode,
             prefix=prefix,
             udp_port=scenario.udp_port or TopologyConfig().udp_port,
+            store=scenario.etcd_members > 0,
         )
         self.topology = Topology(config)
         self._scenario = scenario
         self._judge: Judge | None = None
         self._announcements: dict[str, Announcements] = {}
+        self._foreign: dict[str, tuple[int, str]] = {}
 
     def up(self) -> None:
         self.topology.up()
@@ -128,8 +170,62 @@ class KernelGround:
     def delay(self, node: str, delay_seconds: float) -> None:
         _aside(lambda: self.topology.link_delay(number(node), delay_seconds * 1000))
 
-    def judge_from_now(self) -> None:
-        self._need_judge().start()
+    def link(self, node: str, state: Literal["down", "up"], *, to_store: bool = False) -> None:
+        if to_store:
+            _aside(lambda: self.topology.store_link(number(node), state))
+            return
+        change = self.topology.link_down if state == "down" else self.topology.link_up
+        _aside(lambda: change(number(node)))
+
+    def readdress(self, node: str, deed: Literal["add", "drop"]) -> None:
+        change = self.topology.add_address if deed == "add" else self.topology.drop_address
+        _aside(lambda: change(number(node)))
+
+    def second_place(self, node: str) -> Place:
+        addresses = tuple(second_address(number(node), family) for family in self.topology.config.families)
+        return Place(addresses, self.place(node).prefixes)
+
+    def flush(self, node: str, what: Literal["states", "policies"]) -> None:
+        tamper.flush(self._namespace(node), what)
+
+    def touch(self, node: str, src: Sequence[str], dst: Sequence[str], deed: tamper.Deed) -> None:
+        tamper.touch(self._namespace(node), src, dst, deed)
+
+    def plant(self, node: str, src: Sequence[str], dst: Sequence[str], oseq: int) -> None:
+        tamper.plant(self._namespace(node), src, dst, oseq)
+
+    def place_foreign(self) -> None:
+        for i in self.topology.nodes:
+            foreign.place(self.topology.node(i))
+            self._foreign[f"n{i}"] = foreign.digest(self.topology.node(i))
+
+    def foreign_changes(self) -> str:
+        now = {node: foreign.digest(self._namespace(node)) for node in self._foreign}
+        changed = [node for node, was in self._foreign.items() if now[node] != was]
+        told = [f"{node}: {self._foreign[node][0]} objects, now {now[node][0]}" for node in changed]
+        return "; ".join(told) if self._foreign else "nothing was placed"
+
+    def _namespace(self, node: str) -> str:
+        return self.topology.node(number(node))
+
+    def judge_from_now(self, *, silent: bool = False) -> None:
+        self._need_judge().start(silent=silent)
+
+    def send(self, source: str, target: str, count: int) -> None:
+        judge = self._need_judge()
+        if judge.udp is not None:
+            for sent in range(0, count, _BURST):
+                judge.udp.send(self._pair(source, target), min(_BURST, count - sent))
+                time.sleep(_BURST_SECONDS)
+
+    def arrivals(self, source: str, target: str) -> tuple[int, float]:
+        judge = self._need_judge()
+        return judge.udp.arrived(self._pair(source, target)) if judge.udp is not None else (0, float("inf"))
+
+    def _pair(self, source: str, target: str) -> str:
+        family = self.topology.config.families[0]
+        ends = (self.topology.endpoint(number(node), family).name for node in (source, target))
+        return f"{'>'.join(ends)}/{family}"
 
     def judge_also(self, node: str) -> None:
         judge = self._need_judge()
@@ -169,7 +265,11 @@ def traffic(verdict: Verdict) -> dict[str, float]:
         counts |= {f"{name} {node.node}": float(count) for name, count in node.xfrm_errors.items()}
     for pair in udp.pairs:
         ends = pair.pair.split("/")[0].replace("c", "n").replace(">", " ")
+        silence_seconds = pair.longest_silence_ms / 1000
         counts[f"lost {ends}"] = counts.get(f"lost {ends}", 0.0) + pair.lost
+        counts[f"sent {ends}"] = counts.get(f"sent {ends}", 0.0) + pair.sent
+        for name in ("healed", f"healed {ends}"):
+            counts[name] = max(counts.get(name, 0.0), silence_seconds)
     if verdict.tcp:
         counts["stalled_seconds"] = max(stream.longest_stall_ms for stream in verdict.tcp) / 1000
         if any(not stream.received_bytes or stream.resets for stream in verdict.tcp):

@@ -26,13 +26,14 @@ from hitless.lab.agents import AgentError
 from hitless.lab.ground import KernelGround
 from hitless.lab.kernel import Preference, choose
 from hitless.lab.kernel.face import LabError
+from hitless.lab.records import StoreRecords
 from hitless.lab.run import CLUSTER
-from hitless.lab.runner import EndedEarlyError, Runner, store_path
+from hitless.lab.runner import EndedEarlyError, Runner
 from hitless.lab.scenario import Scenario, ScenarioError, Start, Step
+from hitless.lab.storage import FileHome
 from hitless.lab.topology import Topology, TopologyConfig
 from hitless.lab.verbs import ALL
 from hitless.stores.open import open_store
-from hitless.telemetry import status
 
 PREFIX: Final = "hlab"  # not the scenarios' prefix: one may run beside a playground
 PLACE: Final = Path("/run/hitless-lab")
@@ -80,13 +81,14 @@ def _up_here(nodes: int) -> None:
 
 
 async def _start_all(scenario: Scenario, ground: KernelGround) -> None:
-    runner = Runner(scenario, ground, _nobody, work=PLACE, logs=PLACE)
-    runner.populate()
-    await runner.carry_out(_START)
-
-
-async def _nobody() -> tuple[status.NodeStatus, ...]:
-    return ()
+    home = FileHome(PLACE / "store.db")
+    store = open_store(home.own_options)
+    try:
+        runner = Runner(scenario, ground, StoreRecords(store, CLUSTER, home), work=PLACE, logs=PLACE)
+        runner.populate()
+        await runner.carry_out(_START)
+    finally:
+        await store.close()
 
 
 def _scenario(nodes: int) -> Scenario:
@@ -144,8 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _play(scenario: Scenario, ground: KernelGround, work: Path, results: Path) -> None:
-    store = open_store("sqlite", str(store_path(work)))
-    runner = Runner(scenario, ground, lambda: status.read(store, CLUSTER), work=work, logs=work)
+    home = FileHome(work / "store.db")
+    store = open_store(home.own_options)
+    runner = Runner(scenario, ground, StoreRecords(store, CLUSTER, home), work=work, logs=work)
     runner.populate()
     try:
         await runner.carry_out(_START)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -24,10 +25,11 @@ from hitless.lab.kernel.face import LabError
 from hitless.lab.probe.capture import CaptureResult
 from hitless.lab.probe.judge import Verdict
 from hitless.lab.probe.udp import UdpResult
-from hitless.lab.runner import Record, Runner, store_path
+from hitless.lab.records import StoreRecords
+from hitless.lab.runner import Record, Runner
 from hitless.lab.scenario import Scenario, ScenarioError
+from hitless.lab.storage import EtcdHome, FileHome, StoreHome
 from hitless.stores.open import open_store
-from hitless.telemetry import status
 
 CLUSTER = "lab"
 
@@ -64,25 +66,33 @@ def run_here(scenario: Scenario, results: Path) -> report.Report:
     began = time.monotonic()
     try:
         ground.up()
-        record = asyncio.run(carry_out(scenario, ground, work=work, results=results))
+        with contextlib.closing(home_of(scenario, ground, work)) as home:
+            record = asyncio.run(carry_out(scenario, ground, home, work=work, results=results))
     finally:
         ground.down()
         shutil.rmtree(work, ignore_errors=True)
     return _write(scenario, ground, record, results, time.monotonic() - began)
 
 
-async def carry_out(scenario: Scenario, ground: KernelGround, *, work: Path, results: Path) -> Record:
+def home_of(scenario: Scenario, ground: KernelGround, work: Path) -> StoreHome:
+    """The scenario's store, on a ground that is up. Raises LabError."""
+    if scenario.etcd_members:
+        return EtcdHome(ground.topology, work / "etcd", scenario.etcd_members)
+    return FileHome(work / "store.db")
+
+
+async def carry_out(
+    scenario: Scenario, ground: KernelGround, home: StoreHome, *, work: Path, results: Path
+) -> Record:
     """The scenario on a ground that is up."""
-    store = open_store("sqlite", str(store_path(work)))
+    store = open_store(home.own_options)
     logs = results / "logs"
     shutil.rmtree(logs, ignore_errors=True)  # an earlier run's, where the directory is used again
     logs.mkdir()
 
-    async def statuses() -> Sequence[status.NodeStatus]:
-        return await status.read(store, CLUSTER)
-
     try:
-        return await Runner(scenario, ground, statuses, work=work, logs=logs).run()
+        records = StoreRecords(store, CLUSTER, home)
+        return await Runner(scenario, ground, records, work=work, logs=logs).run()
     finally:
         await store.close()
 

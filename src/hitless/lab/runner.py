@@ -10,23 +10,27 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Sequence
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from hitless.lab import scenario as s
-from hitless.lab.agents import AGENT, Agent, AgentError, Settings
-from hitless.lab.conditions import Finding, Status, Witnesses, find
+from hitless.lab.agents import AGENT, COMMAND, Agent, AgentError, Settings
+from hitless.lab.conditions import Finding, Witnesses, find
 from hitless.lab.ground import Ground, traffic
+from hitless.lab.kernel.face import LabError
 from hitless.lab.keyfiles import KeyFiles
 from hitless.lab.probe.judge import Verdict
 from hitless.lab.probe.udp import Mark
+from hitless.lab.records import Records
 from hitless.lab.report import Expectation
 from hitless.lab.verbs import ALL
 
 POLL_SECONDS: Final = 0.1  # between two looks at a condition; a look costs a few ms, and up to 60 ms of `ip` in a guest
+_COMMAND_SECONDS: Final = 60.0  # a command takes two seconds in a guest whose CPU is busy
 _HOG: Final = ("sh", "-c", "while :; do :; done")
 
 
@@ -50,7 +54,7 @@ class Runner:
         self,
         scenario: s.Scenario,
         ground: Ground,
-        statuses: Callable[[], Awaitable[Sequence[Status]]],
+        records: Records,
         *,
         work: Path,
         logs: Path,
@@ -58,6 +62,7 @@ class Runner:
     ) -> None:
         self._scenario = scenario
         self._ground = ground
+        self._records = records
         self._work = work
         self._logs = logs
         self._argv = tuple(agent_argv)
@@ -65,20 +70,26 @@ class Runner:
         self._settings = Settings(
             mode=scenario.mode,
             protected=ground.protected(),
-            store_path=store_path(work),
+            store=records.options,
             udp_port=scenario.udp_port,
             drain_seconds=scenario.drain_seconds,
             order=scenario.order,
             cleanup=scenario.cleanup,
             cleanup_seconds=scenario.cleanup_seconds,
+            absent=scenario.absent,
+            esn=scenario.esn,
+            resync_seconds=scenario.resync_seconds,
             replay=scenario.replay,
         )
         self._witnesses = Witnesses(
             agents={},
-            statuses=statuses,
+            statuses=records.statuses,
             kernel=ground.kernel,
             changes=ground.changes,
             least_generation=lambda: self._keys.drawn,
+            heartbeat=records.heartbeat,
+            arrivals=ground.arrivals,
+            foreign=ground.foreign_changes,
         )
         self._hogs: list[subprocess.Popen[bytes]] = []
         self._marks: list[Mark] = []
@@ -105,7 +116,7 @@ class Runner:
                     self._marks.append(Mark(time.monotonic(), step.text))
                 try:
                     await self.carry_out(step)
-                except (EndedEarlyError, AgentError) as error:
+                except (EndedEarlyError, AgentError, LabError) as error:
                     ended_early = [Expectation(f"line {step.line}: {step.text}", False, str(error))]
                     break
             if self._probing:
@@ -146,19 +157,23 @@ class Runner:
         match step.action:
             case s.Wait() | s.Hold() | s.Expect() | s.After():
                 return await self._look(step)
-            case s.Start() | s.Stop() | s.Join() | s.Crash() | s.SlowInstall() | s.FailInstall():
-                self._agent_step(step.action)
-            case s.Key() as key:
-                self._key_step(key)
-            case s.Probe() as probe:
-                self._probe_step(probe)
-            case s.LinkDelay(node=node, delay_seconds=delay_seconds):
-                self._ground.delay(node, delay_seconds)
+            case s.Membership() | s.StoreDeed():
+                await self._store_step(step.action)
+            case s.Probe() | s.Send():
+                await asyncio.to_thread(self._traffic_step, step.action)
             case s.Hog(count=count):
                 self._hog(count)
+            case s.Key() as key:
+                self._key_step(key)
+            case s.LinkDelay() | s.Link() | s.Address():
+                self._network_step(step.action)
+            case s.Flush() | s.TouchSa() | s.Plant() | s.Foreign() | s.CountWrites():
+                self._kernel_step(step.action)
+            case _:
+                self._agent_step(step.action)
         return None
 
-    def _agent_step(self, action: s.Start | s.Stop | s.Join | s.Crash | s.SlowInstall | s.FailInstall) -> None:
+    def _agent_step(self, action: s.AgentAction) -> None:
         match action:
             case s.Start(nodes=nodes):
                 for node in self._named(nodes):
@@ -166,9 +181,18 @@ class Runner:
             case s.Stop(nodes=nodes, abruptly=abruptly):
                 for node in self._named(nodes):
                     self._agents[node].end(abruptly=abruptly)
-            case s.Join(node=node):
+            case s.Join(node=node, called=called):
                 self._ground.add(node)
                 self._add(node)
+                self._agents[node].called = called or node
+                self._start(node)
+            case s.Rename(node=node, called=called):
+                self._agents[node].called = called
+            case s.Reboot(node=node):
+                self._agents[node].end(abruptly=True)
+                self._ground.flush(node, "policies")
+                self._ground.flush(node, "states")
+                self._agents[node].boot_id = str(uuid.uuid4())
                 self._start(node)
             case s.Crash(node=node, at=at):
                 self._agents[node].arm(crash_at=at)
@@ -181,6 +205,67 @@ class Runner:
     def _start(self, node: str) -> None:
         self._agents[node].changes_before = self._ground.changes(node)
         self._agents[node].start(self._settings, self._keys.path(node), self._ground.spawn, self._argv)
+
+    def _network_step(self, action: s.NetworkAction) -> None:
+        match action:
+            case s.LinkDelay(node=node, delay_seconds=delay_seconds):
+                self._ground.delay(node, delay_seconds)
+            case s.Link(node=node, state=state, to_store=to_store):
+                self._ground.link(node, state, to_store=to_store)
+            case s.Address(node=node, deed="use"):
+                self._agents[node].place = self._ground.second_place(node)
+            case s.Address(node=node, deed=deed):
+                self._ground.readdress(node, "add" if deed == "add" else "drop")
+
+    def _kernel_step(self, action: s.KernelAction) -> None:
+        match action:
+            case s.Flush(node=node, what=what):
+                self._ground.flush(node, what)
+            case s.TouchSa(node=node, peer=peer, deed=deed, inward=inward):
+                src, dst = (peer, node) if inward else (node, peer)
+                self._ground.touch(node, self._addresses(src), self._addresses(dst), deed)
+            case s.Plant(node=node, peer=peer, oseq=oseq):
+                self._ground.plant(node, self._addresses(node), self._addresses(peer), oseq)
+            case s.Foreign():
+                self._ground.place_foreign()
+            case s.CountWrites():
+                for node, agent in self._agents.items():
+                    agent.changes_before = self._ground.changes(node)
+
+    def _addresses(self, node: str) -> tuple[str, ...]:
+        return self._agents[node].place.addresses
+
+    async def _store_step(self, action: s.StoreAction) -> None:
+        match action:
+            case s.StoreDeed(deed="wipe"):
+                await self._records.wipe()
+            case s.StoreDeed(deed="compact"):
+                await self._records.compact()
+            case s.StoreDeed(deed="kill-leader"):
+                await self._records.kill_leader()
+            case s.StoreDeed(deed="restart"):
+                await self._records.restart()
+            case s.StoreDeed(node=node):
+                await self._records.forget(node)
+            case s.Membership(node=node, deed=deed):
+                await asyncio.to_thread(self._command, node, ("node", deed, node))
+
+    def _command(self, node: str, words: tuple[str, ...]) -> None:
+        """What an operator types about a node, on another one. Raises EndedEarlyError where it is refused."""
+        other = next(agent for name, agent in self._agents.items() if name != node and agent.config.exists())
+        consent = ("--yes",) if "remove" in words else ()
+        argv = (*COMMAND, *words, "--config", str(other.config), *consent)
+        log = self._logs / "commands.log"
+        with log.open("ab") as stream:
+            process = self._ground.spawn(other.name, argv, stream)
+            try:
+                status = process.wait(_COMMAND_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                status = process.wait()
+        if status:
+            said = log.read_text("utf-8", "replace").splitlines()[-3:]
+            raise EndedEarlyError(f"`hitless {' '.join(words)}` ended with exit status {status}: {' / '.join(said)}")
 
     def _key_step(self, key: s.Key) -> None:
         nodes = key.nodes or tuple(self._agents)
@@ -196,15 +281,17 @@ class Runner:
             case "half-written":
                 self._keys.half_written(nodes)
 
-    def _probe_step(self, probe: s.Probe) -> None:
-        match probe.deed:
-            case "start":
-                self._ground.judge_from_now()
+    def _traffic_step(self, action: s.TrafficAction) -> None:
+        match action:
+            case s.Send(node=node, peer=peer, count=count):
+                self._ground.send(node, peer, count)
+            case s.Probe(deed="start" | "watch" as deed):
+                self._ground.judge_from_now(silent=deed == "watch")
                 self._probing = True
-            case "add":
-                for node in probe.nodes:
+            case s.Probe(deed="add", nodes=nodes):
+                for node in nodes:
                     self._ground.judge_also(node)
-            case "stop":
+            case s.Probe():
                 self._stop_probes()
 
     def _stop_probes(self) -> None:
@@ -255,11 +342,6 @@ class Runner:
                 if why := agent.died_of_itself():
                     raise EndedEarlyError(f"{why}\n    meanwhile: {finding.observed}")
             await asyncio.sleep(POLL_SECONDS)
-
-
-def store_path(work: Path) -> Path:
-    """The store that all agents of a run share."""
-    return work / "store.db"
 
 
 def _merged(checks: Sequence[tuple[s.Step, Finding]]) -> list[Expectation]:

@@ -18,6 +18,7 @@ Relation = Literal["==", "!=", "<", "<=", ">", ">="]
 Family = Literal["ipv4", "ipv6", "dual-stack"]
 Order = Literal["acked", "advertise-first"]
 Cleanup = Literal["acked", "timer"]
+Absent = Literal["keep", "delete"]
 
 CRASH_POINTS = (
     "key-loaded",
@@ -31,8 +32,12 @@ CRASH_POINTS = (
 )
 """The steps of a rotation after which an agent can be told to kill itself, in the order in which they happen."""
 
-TRAFFIC = ("sent", "lost", "duplicated", "reordered", "leaked", "plaintext", "xfrm_errors", "stalled_seconds")
+TRAFFIC = ("sent", "lost", "duplicated", "reordered", "leaked", "plaintext", "xfrm_errors", "stalled_seconds",
+           "healed")  # fmt: skip
 """What the probes and the kernels' error counters say once the probes have stopped. Also any `Xfrm...` counter."""
+
+LIVE = ("received", "silence")
+"""What the probes say of a pair while they run: packets that arrived so far, and seconds since the last one."""
 
 
 class ScenarioError(Exception):
@@ -62,7 +67,7 @@ class Lagging(msgspec.Struct, frozen=True, tag="laggard"):
 
 
 class Logged(msgspec.Struct, frozen=True, tag="event"):
-    """The node's agent has said this event since it was last started; `code` "" matches any."""
+    """The node's agent has said this event since it was last started; `code` "" matches any code or reason."""
 
     node: str
     event: str
@@ -104,7 +109,11 @@ class Compared(msgspec.Struct, frozen=True, tag="compared"):
                 return observed >= self.value
 
 
-Condition = Settled | Lagging | Logged | Exited | Compared
+class Untouched(msgspec.Struct, frozen=True, tag="untouched"):
+    """What was placed in the name of other programs is on every node as it was placed, bit by bit."""
+
+
+Condition = Settled | Lagging | Logged | Exited | Compared | Untouched
 
 # --- actions --------------------------------------------------------------------------------------------
 
@@ -123,9 +132,42 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 class Join(msgspec.Struct, frozen=True, tag="join"):
-    """A node that was not there before comes up, with the current key, and its agent starts."""
+    """A node that was not there before comes up, with the current key, and its agent starts.
+
+    Its agent is called `called` where that is not "".
+    """
 
     node: str
+    called: str = ""
+
+
+class Rename(msgspec.Struct, frozen=True, tag="rename"):
+    """From its next start on the node's agent has this name."""
+
+    node: str
+    called: str
+
+
+class Reboot(msgspec.Struct, frozen=True, tag="reboot"):
+    """The node's agent is killed, its kernel holds nothing of IPsec any more and has another boot id, and its agent
+    starts."""
+
+    node: str
+
+
+class Address(msgspec.Struct, frozen=True, tag="address"):
+    """A second underlay address comes up; the agent's configuration names it alone (from its next start on); the
+    first one goes."""
+
+    node: str
+    deed: Literal["add", "use", "drop"]
+
+
+class Membership(msgspec.Struct, frozen=True, tag="membership"):
+    """A person says `hitless node remove` or `restore` on another node."""
+
+    node: str
+    deed: Literal["remove", "restore"]
 
 
 class Crash(msgspec.Struct, frozen=True, tag="crash"):
@@ -150,11 +192,68 @@ class FailInstall(msgspec.Struct, frozen=True, tag="fail-install"):
     times: int
 
 
+class Link(msgspec.Struct, frozen=True, tag="link"):
+    """The node's underlay link is cut or mended, or (`to_store`) its way to the store."""
+
+    node: str
+    state: Literal["down", "up"]
+    to_store: bool = False
+
+
 class LinkDelay(msgspec.Struct, frozen=True, tag="link-delay"):
     """Every packet that leaves the node towards its peers takes this much longer (seconds)."""
 
     node: str
     delay_seconds: float
+
+
+class Flush(msgspec.Struct, frozen=True, tag="flush"):
+    """Somebody empties the node's kernel of all SAs or of all policies."""
+
+    node: str
+    what: Literal["states", "policies"]
+
+
+class TouchSa(msgspec.Struct, frozen=True, tag="touch-sa"):
+    """Somebody deletes the newest SA from `node` to `peer` at `node` (or, where `inward`, the one from `peer`), or
+    creates it anew with its counters at 0."""
+
+    node: str
+    peer: str
+    deed: Literal["delete", "recreate"]
+    inward: bool = False
+
+
+class Plant(msgspec.Struct, frozen=True, tag="plant"):
+    """The counter of the SA that the node sends to `peer` with is moved."""
+
+    node: str
+    peer: str
+    oseq: int
+
+
+class Foreign(msgspec.Struct, frozen=True, tag="foreign"):
+    """SAs and policies of other programs are put on every node."""
+
+
+class StoreDeed(msgspec.Struct, frozen=True, tag="store"):
+    """The store is destroyed and a new one begins; it forgets its history; the member that leads dies; all members end
+    and begin again; or all records of a node are deleted from it."""
+
+    deed: Literal["wipe", "compact", "kill-leader", "restart", "forget"]
+    node: str = ""
+
+
+class CountWrites(msgspec.Struct, frozen=True, tag="count-writes"):
+    """`writes` counts from here on, for every node."""
+
+
+class Send(msgspec.Struct, frozen=True, tag="send"):
+    """Exactly so many packets of the probes from one node to another, beside the load."""
+
+    node: str
+    peer: str
+    count: int
 
 
 class Hog(msgspec.Struct, frozen=True, tag="hog"):
@@ -175,9 +274,10 @@ class Key(msgspec.Struct, frozen=True, tag="key"):
 
 
 class Probe(msgspec.Struct, frozen=True, tag="probe"):
-    """Start to judge the traffic between the nodes that run, add a node that joined, or stop and count."""
+    """Start to judge the traffic between the nodes that run (`watch`: sending nothing but what `send` asks for), add
+    a node that joined, or stop and count."""
 
-    deed: Literal["start", "add", "stop"]
+    deed: Literal["start", "watch", "add", "stop"]
     nodes: tuple[str, ...] = ()
 
 
@@ -207,10 +307,13 @@ class Expect(msgspec.Struct, frozen=True, tag="expect"):
     condition: Condition
 
 
-Action = (
-    Start | Stop | Join | Crash | SlowInstall | FailInstall | LinkDelay | Hog | Key | Probe
-    | After | Wait | Hold | Expect
-)
+AgentAction = Start | Stop | Join | Rename | Reboot | Crash | SlowInstall | FailInstall
+KernelAction = Flush | TouchSa | Plant | Foreign | CountWrites
+NetworkAction = LinkDelay | Link | Address
+TrafficAction = Probe | Send
+StoreAction = StoreDeed | Membership
+Look = After | Wait | Hold | Expect
+Action = AgentAction | KernelAction | NetworkAction | TrafficAction | StoreAction | Hog | Key | Look
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -231,7 +334,10 @@ class Stream(msgspec.Struct, frozen=True):
 
 
 class Scenario(msgspec.Struct, frozen=True):
-    """A laboratory and what happens to it. `load_pps` is packets a second over all ordered pairs together."""
+    """A laboratory and what happens to it. `load_pps` is packets a second over all ordered pairs together.
+
+    `etcd_members` 0 means that the store is one file for all.
+    """
 
     name: str
     title: str
@@ -246,6 +352,10 @@ class Scenario(msgspec.Struct, frozen=True):
     order: Order = "acked"
     cleanup: Cleanup = "acked"
     cleanup_seconds: float = 0.0
+    absent: Absent = "keep"
+    esn: bool = True
+    resync_seconds: float = 5.0
+    etcd_members: int = 0
     replay: bool = False
     steps: tuple[Step, ...] = ()
 

@@ -31,6 +31,7 @@ from hitless.lab.probe.namespace import write_sysctl
 
 Family = Literal["4", "6"]
 
+MAX_MEMBERS = 3  # of a store: addresses beyond those of the nodes
 MAX_NODES = 250  # the node's number is the last octet of its underlay address
 CLIENT_MTU = 1400  # leaves room for ESP, an outer IPv6 header and UDP inside 1500
 _NO_DAD = 0x02  # IFA_F_NODAD: an address that is usable at once
@@ -38,16 +39,21 @@ _CARRIER_LIMIT_SECONDS = 10.0  # the kernel takes at most one; a starved guest s
 _NETEM_QUEUE = 100_000  # packets; netem's own default of 1,000 would drop at 300 ms and a few thousand packets/s
 
 NODE_PORT, CLIENT_PORT, UPLINK = "eth0", "cl0", "eth0"
+MANAGEMENT_PORT = "mg0"
 
 
 class TopologyConfig(msgspec.Struct, frozen=True):
-    """What to build. `udp_port` is the port that transport mode protects (4789: VXLAN, RFC 7348)."""
+    """What to build. `udp_port` is the port that transport mode protects (4789: VXLAN, RFC 7348).
+
+    `store` adds a namespace for the store's servers, and a management link to it from every node.
+    """
 
     nodes: int = 2
     families: tuple[Family, ...] = ("4",)
     mode: Mode = "tunnel"
     prefix: str = "hl"
     udp_port: int = 4789
+    store: bool = False
 
 
 class Endpoint(msgspec.Struct, frozen=True, order=True):
@@ -75,6 +81,21 @@ class Pair(msgspec.Struct, frozen=True, order=True):
 
 def underlay_address(i: int, family: Family) -> str:
     return f"192.0.2.{i}" if family == "4" else str(ipaddress.ip_address(f"2001:db8::{i:x}"))
+
+
+def second_address(i: int, family: Family) -> str:
+    """An underlay address that a node can get beside its first one; free in labs of up to 99 nodes."""
+    return f"192.0.2.{100 + i}" if family == "4" else str(ipaddress.ip_address(f"2001:db8::1:{i:x}"))
+
+
+def management_address(i: int) -> str:
+    """Node i on the way to the store, which no IPsec policy is about."""
+    return f"198.51.100.{i}"
+
+
+def member_address(member: int) -> str:
+    """The store's servers are numbered from 1."""
+    return f"198.51.100.{250 + member}"
 
 
 def client_prefix(i: int, family: Family) -> str:
@@ -130,6 +151,11 @@ class Topology:
     @property
     def switch(self) -> str:
         return f"{self.config.prefix}-sw"
+
+    @property
+    def store(self) -> str:
+        """Name of the namespace of the store's servers."""
+        return f"{self.config.prefix}-s"
 
     def node(self, i: int) -> str:
         """Name of node i's namespace."""
@@ -199,6 +225,24 @@ class Topology:
             _quiet_ipv6()
             _try_link(link, "bridge", ifname="br0")
             link.link("set", index=_index(link, "br0"), state="up")
+            if self.config.store:
+                _try_link(link, "bridge", ifname="br1")
+                link.link("set", index=_index(link, "br1"), state="up")
+        if self.config.store:
+            namespace.create(self.store)
+            members = [member_address(member) for member in range(1, MAX_MEMBERS + 1)]
+            self._link_to_store(self.store, "ms", members)
+
+    def _link_to_store(self, name: str, port: str, addresses: Sequence[str]) -> None:
+        with namespace.netlink(self.switch) as link:
+            _try_link(link, "veth", ifname=port, peer={"ifname": MANAGEMENT_PORT, "net_ns_fd": name})
+            link.link("set", index=_index(link, port), master=_index(link, "br1"), state="up")
+        with namespace.netlink(name) as link:
+            link.link("set", index=_index(link, "lo"), state="up")
+            there = _index(link, MANAGEMENT_PORT)
+            link.link("set", index=there, state="up")
+            for address in addresses:
+                _address(link, there, address, 24)
 
     def add_node(self, i: int) -> None:
         """Node i, its client and its link; routes to and from every node that exists. LabError `node-exists`."""
@@ -208,6 +252,8 @@ class Topology:
         namespace.create(self.client(i))
         self._link_to_switch(i)
         self._link_to_client(i)
+        if self.config.store:
+            self._link_to_store(self.node(i), f"m{i}", [management_address(i)])
         ends = ((self.node(i), NODE_PORT), (self.switch, self.port(i)))
         self._wait_carrier(i, (*ends, (self.node(i), CLIENT_PORT), (self.client(i), UPLINK)))
         for j in self._nodes:
@@ -259,6 +305,29 @@ class Topology:
                     _neighbour(link, eth, gateway, underlay_mac(j))
                     link.route("add", family=_inet(family), dst=client_prefix(j, family), gateway=gateway, oif=eth)
 
+    # --- changes ----------------------------------------------------------------------------------------
+
+    def add_address(self, i: int) -> None:
+        """Node i gets its second underlay address, and every other node can reach it."""
+        with namespace.netlink(self.node(i)) as link:
+            # As init systems set it: the second address of a subnet stays when the first is removed (ip-sysctl.rst).
+            write_sysctl(f"net/ipv4/conf/{NODE_PORT}/promote_secondaries", "1")
+            for family in self.config.families:
+                _address(link, _index(link, NODE_PORT), second_address(i, family), 24 if family == "4" else 64)
+        for j in self._nodes:
+            if j != i:
+                with namespace.netlink(self.node(j)) as link:
+                    for family in self.config.families:
+                        _neighbour(link, _index(link, NODE_PORT), second_address(i, family), underlay_mac(i))
+
+    def drop_address(self, i: int) -> None:
+        """Node i loses its first underlay address."""
+        with namespace.netlink(self.node(i)) as link:
+            for family in self.config.families:
+                length = 24 if family == "4" else 64
+                address = underlay_address(i, family)
+                link.addr("del", index=_index(link, NODE_PORT), address=address, prefixlen=length)
+
     # --- faults -----------------------------------------------------------------------------------------
 
     def link_delay(
@@ -287,6 +356,11 @@ class Topology:
     def link_down(self, i: int) -> None:
         """Cut node i's underlay link, at the switch's end so that the node keeps its addresses and routes."""
         self._set_link(i, "down")
+
+    def store_link(self, i: int, state: Literal["up", "down"]) -> None:
+        """Cut or mend node i's way to the store."""
+        with namespace.netlink(self.switch) as link:
+            link.link("set", index=_index(link, f"m{i}"), state=state)
 
     def link_up(self, i: int) -> None:
         """Mend node i's underlay link; on return the node sees its carrier again."""

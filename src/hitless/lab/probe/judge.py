@@ -78,8 +78,8 @@ class Judge:
 
     # --- a run ------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin to listen, count and send."""
+    def start(self, *, silent: bool = False) -> None:
+        """Begin to listen, count and (unless `silent`) send."""
         topology = self.topology
         self.capture = Capture(self._loop, topology, esp=self._esp)
         self._counters = XfrmCounters(topology) if self._count_xfrm else None
@@ -90,6 +90,8 @@ class Judge:
             stream = TcpStream(self._loop, Pair(topology.endpoint(i, family), topology.endpoint(j, family)))
             self.tcp.append(stream)
             stream.start()
+        if silent:
+            self.udp.pause()
         self.udp.start()
 
     def join(self, i: int) -> None:

@@ -251,6 +251,14 @@ class UdpProbes:
         """The count so far. Packets sent within the last `horizon_seconds` may still be under way: not judged lost."""
         return self._loop.call(lambda: self._result(horizon_seconds))
 
+    def send(self, pair: str, count: int) -> None:
+        """So many datagrams over one pair, now, whatever the rate. `pair` is `Pair.name`."""
+        self._loop.call(lambda: self._send_to(pair, count))
+
+    def arrived(self, pair: str) -> tuple[int, float]:
+        """How many datagrams of a pair have arrived, and the seconds since the last one (since the start: none)."""
+        return self._loop.call(lambda: self._arrived(pair))
+
     def wait_received(self, timeout_seconds: float) -> bool:
         """Wait until everything sent has arrived (forbidden pairs apart); False where the time ran out first."""
         self._done.clear()
@@ -315,6 +323,22 @@ class UdpProbes:
             stream.sender.add(stream, number, now_ns)
         for sender in self._senders.values():
             sender.flush()
+
+    def _named(self, pair: str) -> tuple[int, _Stream]:
+        return next((n, stream) for n, stream in enumerate(self._streams) if stream.pair.name == pair)
+
+    def _send_to(self, pair: str, count: int) -> None:
+        number, stream = self._named(pair)
+        now_ns = time.monotonic_ns()
+        for _ in range(count):
+            stream.sender.add(stream, number, now_ns)
+        stream.sender.flush()
+
+    def _arrived(self, pair: str) -> tuple[int, float]:
+        self._read()
+        stream = self._named(pair)[1]
+        since = stream.last_seen_ns * _NANO or self._started
+        return stream.seen.count(_SEEN), time.monotonic() - since
 
     def _read(self) -> None:
         streams, clocks = self._streams, Clocks()
