@@ -46,7 +46,7 @@ bench: setup
 lock: setup # needs pip-tools, which nothing else here does
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check pip-tools
 	@.venv/bin/python -m piptools compile -q --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url \
-		--no-emit-find-links --no-emit-trusted-host --extra dev --extra etcd --build-deps-for editable -o requirements.lock pyproject.toml
+		--no-emit-find-links --no-emit-trusted-host --extra dev --extra etcd --extra kubernetes --build-deps-for editable -o requirements.lock pyproject.toml
 
 clean:
 	@rm -rf .venv results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

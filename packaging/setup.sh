@@ -44,8 +44,8 @@ stamp=.venv/.installed-$(sha256sum requirements.lock pyproject.toml | sha256sum 
 if [ ! -e "$stamp" ]; then
     say "installing the locked Python packages into .venv"
     [ -x .venv/bin/python ] || "$python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
     rm -f .venv/.installed-*
     touch "$stamp"
 fi

@@ -7,13 +7,14 @@ to `WORLDS`; the tests stay as they are. Tests of this directory may be coroutin
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import inspect
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from tests.stores.apiserver.world import DEPARTURES as IN_KUBERNETES
+from tests.stores.apiserver.world import KubernetesWorld
 
 from hitless.ports import Store, WatchBatch, WatchEvent
 from hitless.stores.memory import MemoryStore
@@ -92,18 +93,12 @@ class EtcdWorld:
             await client.close()
 
 
-WORLDS: dict[str, Callable[[Path], World]] = {"memory": MemoryWorld, "sqlite": SqliteWorld, "etcd": EtcdWorld}
+WORLDS: dict[str, Callable[[Path], World]] = {
+    "memory": MemoryWorld, "sqlite": SqliteWorld, "etcd": EtcdWorld, "kubernetes": KubernetesWorld,
+}  # fmt: skip
 
-DEPARTURES: dict[str, Mapping[str, tuple[type[BaseException], str]]] = {}
+DEPARTURES: dict[str, Mapping[str, tuple[type[BaseException], str]]] = {"kubernetes": IN_KUBERNETES}
 """By world: what is known not to hold there. Such a test must fail, and in this way; that it does is checked."""
-
-if importlib.util.find_spec("lightkube"):
-    from tests.stores.apiserver.world import DEPARTURES as _IN_KUBERNETES
-    from tests.stores.apiserver.world import KubernetesWorld
-
-    WORLDS["kubernetes"], DEPARTURES["kubernetes"] = KubernetesWorld, _IN_KUBERNETES
-else:
-    collect_ignore_glob = ["test_kubernetes*.py"]  # an optional dependency
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

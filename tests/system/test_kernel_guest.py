@@ -184,7 +184,9 @@ def sleeper(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[subproce
     kernel = {"uml": "hitless.lab.kernel.uml:UmlKernel", "host": "hitless.lab.kernel.host:HostKernel"}[request.param]
     module, _, name = kernel.partition(":")
     program = (
-        f"import sys, {module} as m, pathlib\n"
+        # A job in the background of a shell without job control inherits SIGINT as ignored: CI may be one.
+        f"import signal, sys, {module} as m, pathlib\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"sys.exit(m.{name}().run(['sh', '-c', 'sleep 1000 & echo ready; sleep 1000'], "
         f"results=pathlib.Path(sys.argv[1]), env={{}}, timeout_seconds={_BOOT_SECONDS}))"
     )

@@ -358,7 +358,9 @@ class Topology:
         self._set_link(i, "down")
 
     def store_link(self, i: int, state: Literal["up", "down"]) -> None:
-        """Cut or mend node i's way to the store."""
+        """Cut or mend node i's way to the store. LabError `no-store-network` where the store is a file."""
+        if not self.config.store:
+            raise LabError("no-store-network", "the store is one file; write `store etcd` in a scenario's header")
         with namespace.netlink(self.switch) as link:
             link.link("set", index=_index(link, f"m{i}"), state=state)
 

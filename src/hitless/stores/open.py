@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hitless.ports import Store, StoreError
-from hitless.stores.options import SqliteOptions, StoreOptions
+from hitless.stores.options import KubernetesOptions, SqliteOptions, StoreOptions
 
 
 def open_store(options: StoreOptions) -> Store:
@@ -17,6 +17,10 @@ def open_store(options: StoreOptions) -> Store:
         if not options.path:
             raise StoreError("store-no-path", "the sqlite store needs a path; name a file, e.g. /run/hitless/store.db")
         return SqliteStore(options.path)
+    if isinstance(options, KubernetesOptions):
+        from hitless.stores.kubernetes.store import KubernetesStore
+
+        return KubernetesStore(options)
     try:
         from hitless.stores.etcd.store import EtcdStore
     except ImportError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from hitless.stores.etcd.options import EtcdOptions
+from hitless.stores.kubernetes.options import KubernetesOptions
 
 
 class SqliteOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="sqlite"):
@@ -13,6 +14,6 @@ class SqliteOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
     path: str = "/var/lib/hitless/store.db"
 
 
-__all__ = ["EtcdOptions", "SqliteOptions", "StoreOptions"]
+__all__ = ["EtcdOptions", "KubernetesOptions", "SqliteOptions", "StoreOptions"]
 
-StoreOptions = SqliteOptions | EtcdOptions
+StoreOptions = SqliteOptions | EtcdOptions | KubernetesOptions
