@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from hitless.cli import agent, key, lab, node, status
+from hitless.cli import agent, doctor, key, lab, node, status
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("agent")(agent.agent)
 app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
 app.add_typer(key.app, name="key")
 app.add_typer(node.app, name="node")
 app.add_typer(lab.app, name="lab")
