@@ -41,8 +41,10 @@ class Inbox:
                 found.append(item)
         return found
 
-    async def take(self, timeout_seconds: float | None) -> list[Item]:
-        """Everything that waits; nothing, if nothing comes in time."""
+    async def take(self, timeout_seconds: float | None, gather_seconds: float = 0.0) -> list[Item]:
+        """Everything that waits, after a pause in which more may gather; nothing, if nothing comes in time."""
+        if gather_seconds:
+            await asyncio.sleep(gather_seconds)
         if not self._items:
             self._arrived.clear()
             try:

@@ -1,19 +1,27 @@
-"""The loop: inbox, fold, step, carry out, again. Everything that decides is pure and lives in the core."""
+"""The loop: inbox, fold, step, carry out, again. Everything that decides is pure and lives in the core.
+
+What a round costs grows with the number of peers, and so does the number of events: a thousand nodes that report one
+after the other must not cause a thousand rounds. After a round that was dear the loop lets events gather for a while,
+so that a storm keeps it busy for a fiftieth of the time or so; in a small cluster nobody waits.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 
 import structlog
 
 from hitless.agent.execute import Executor
 from hitless.agent.inbox import Inbox, LookAgain, asks_for_look
-from hitless.core.ipsec.handover import fold, step
+from hitless.core.ipsec.handover import fold, fold_all, step
 from hitless.core.ipsec.state import Event, Incarnated, Reincarnate, State, Tick
 from hitless.core.model.view import Listed
 from hitless.ports import Clock
 
 _RETRY_SECONDS = 0.5
+_SMALL_CLUSTER = 32  # nodes: up to here events are few, and nobody shall wait
+_REST_TIMES, _REST_LIMIT_SECONDS = 50.0, 0.5  # of the CPU time that a round took; the limit is what a person waits
 _ROUNDS_LIMIT = 10_000  # effects that never come to rest would be a defect of the protocol: stop rather than spin
 
 Rebirth = Callable[[State, str], Awaitable[Incarnated]]
@@ -30,17 +38,19 @@ class Loop:
 
     async def run(self) -> None:
         """For ever, or until cancelled: the kernel then stays as it is."""
+        rest_seconds = 0.0
         while True:
-            items = await self._inbox.take(self._patience_seconds())
+            items = await self._inbox.take(self._patience_seconds(), rest_seconds)
+            began = time.thread_time()
             self._listed = self._listed or any(isinstance(each, Listed) for each in items)
             look = self._listed and any(asks_for_look(each) for each in items)
             events: list[Event] = [each for each in items if not isinstance(each, LookAgain)] or [Tick()]
             if look:
-                for event in events:
-                    self.state = fold(self.state, event, self._clock.monotonic())
+                self.state = fold_all(self.state, events, self._clock.monotonic())
                 events = list(await self._executor.observe(self.state))
             await self._come_to_rest(events)
             self._tell_settled()
+            rest_seconds = self._rest_seconds(time.thread_time() - began)
 
     async def _come_to_rest(self, events: list[Event]) -> None:
         for _ in range(_ROUNDS_LIMIT):
@@ -56,6 +66,11 @@ class Loop:
                 return
             events += self._inbox.take_plain()
         raise RuntimeError("the handover does not come to rest")
+
+    def _rest_seconds(self, cost_seconds: float) -> float:
+        if len(self.state.view.nodes) <= _SMALL_CLUSTER:
+            return 0.0
+        return min(_REST_LIMIT_SECONDS, _REST_TIMES * cost_seconds)
 
     def _patience_seconds(self) -> float | None:
         waits = []

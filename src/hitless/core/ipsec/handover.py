@@ -9,6 +9,7 @@ an event, and only then calls `step` again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 
 import msgspec
 
@@ -55,46 +56,72 @@ from hitless.core.model.view import (
     ProgressSeen,
     RecordAbsent,
     Recorded,
+    StoreEvent,
     TombstoneSeen,
 )
 from hitless.core.plan.backoff import delay_seconds
 
 replace = msgspec.structs.replace
+_SHORT_LIST = 32
+"""Peers waited for that are worth a write every publish interval."""
 
 
 def step(state: State, events: Iterable[Event], now: float) -> tuple[State, tuple[Effect, ...]]:
     """The state after these events, and what has to be done now, in order. `now` is monotonic seconds."""
-    for event in events:
-        state = fold(state, event, now)
+    state = fold_all(state, events, now)
     if not state.observed:
         return state, ()
-    why = rebirth.reason(state, now)
+    look = watermarks.outlook(state)
+    why = rebirth.reason(state, look, now)
     if why:
         state = replace(state, reincarnate=why)
         earliest = state.reborn_at + state.rules.rebirth_pause_seconds
         return state, (Reincarnate(why),) if now >= earliest else (WakeAt(earliest),)
-    state = _drains(replace(state, failures=_standing(state)), now)
+    state = _drains(replace(state, failures=_standing(state)), look, now)
     forgets = tuple(_forgotten(state))
-    state = replace(state, held=state.held.difference(each.generation for each in forgets))
-    installs = tuple(_installs(state, now))
-    publish = _publish(state, now)
+    if forgets:
+        state = replace(state, held=state.held.difference(each.generation for each in forgets))
+        look = watermarks.outlook(state)
+    installs = tuple(_installs(state, look, now))
+    progress = watermarks.progress_of(state, look, now)
+    publish = _publish(state, _abridged(state, progress, now), now)
     effects = (
         *(publish if state.rules.order == "advertise-first" else ()),
         *installs,
-        *_switches(state, now),
+        *_switches(state, look, now),
         *(publish if state.rules.order == "acked" else ()),
         *_removals(state, now),
         *forgets,
-        *_wake(state, now),
+        *_wake(state, progress),
     )
     return state, effects
+
+
+def fold_all(state: State, events: Iterable[Event], now: float) -> State:
+    """The state after these events, the same as one after the other: a thousand alike cost one copy of a mapping."""
+    for kind, group in groupby(events, type):
+        alike = list(group)
+        if kind is ProgressSeen and state.rules.absent == "keep":
+            said = {each.progress.name: _heard(each.progress, state.me.name) for each in alike
+                    if isinstance(each, ProgressSeen)}  # fmt: skip
+            if state.me.name not in said:  # what this node once said has a meaning of its own
+                state = _learned(state, replace(state.view, progress={**state.view.progress, **said}))
+                continue
+        if kind is Switched:
+            pinned = {each.peer: each.spi for each in alike if isinstance(each, Switched)}
+            failures = {key: each for key, each in state.failures.items() if key[0] != "out" or key[1] not in pinned}
+            state = replace(state, pinned={**state.pinned, **pinned}, failures=failures)
+            continue
+        for event in alike:
+            state = fold(state, event, now)
+    return state
 
 
 def fold(state: State, event: Event, now: float) -> State:  # noqa: PLR0911 - one flat case per event
     """The state after one event; cheap, total, and free of decisions."""
     match event:
         case Listed() | NodeSeen() | KeySeen() | ProgressSeen() | TombstoneSeen() | RecordAbsent():
-            view = views.fold(state.view, event)
+            view = views.fold(state.view, _concerning(event, state.me.name))
             return _learned(state, _buried(view, state.me.name) if state.rules.absent == "delete" else view)
         case KeysFiled(generations):
             return replace(state, filed=generations, held=state.held | generations)
@@ -126,13 +153,36 @@ def _fold_kernel(state: State, event: KernelEvent, now: float) -> State:  # noqa
             failures = {key: each for key, each in state.failures.items() if key[:2] != ("out", peer)}
             return replace(state, pinned={**state.pinned, peer: spi}, failures=failures)
         case Removed(refs):
-            drains = {ref: drain for ref, drain in state.drains.items() if ref not in refs}
-            return replace(state, kernel=state.kernel.difference(refs), drains=drains)
+            gone = frozenset(refs)
+            drains = {ref: drain for ref, drain in state.drains.items() if ref not in gone}
+            return replace(state, kernel=state.kernel - gone, drains=drains)
         case Counted(packets):
             drains = {ref: _count(drain, packets.get(ref, 0), now) for ref, drain in state.drains.items()}
             return replace(state, drains=drains)
         case Measured(samples):
             return replace(state, samples=health.judged(state.samples, samples))
+
+
+def _concerning(event: StoreEvent, me: str) -> StoreEvent:
+    match event:
+        case Listed():
+            return replace(event, progress=tuple(_heard(each, me) for each in event.progress))
+        case ProgressSeen(progress):
+            return ProgressSeen(_heard(progress, me))
+        case _:
+            return event
+
+
+def _heard(progress: Progress, me: str) -> Progress:
+    """What a peer says, as far as it concerns this node. A thousand peers may each except a thousand others."""
+    receives, sends = progress.receives, progress.sends
+    if progress.name == me or not (receives.behind or sends.behind):
+        return progress
+    return replace(
+        progress,
+        receives=replace(receives, behind=tuple(each for each in receives.behind if each.peer == me)),
+        sends=replace(sends, behind=tuple(each for each in sends.behind if each.peer == me)),
+    )
 
 
 def _learned(state: State, view: views.View) -> State:
@@ -199,10 +249,12 @@ def _count(drain: Drain, packets: int, now: float) -> Drain:
     return replace(drain, counted_at=now)
 
 
-def _installs(state: State, now: float) -> Iterator[Install]:
+def _installs(state: State, look: watermarks.Outlook, now: float) -> Iterator[Install]:
     ways: tuple[Way, ...] = ("in", "out")
     for way in ways:  # IN for every peer first: nobody is told before all of them are there
-        for peer in state.view.peers(state.me.name):
+        if (look.ins if way == "in" else look.outs) <= state.kernel:
+            continue
+        for peer in look.peers:
             wanted = watermarks.wanted_in if way == "in" else watermarks.wanted_out
             for generation in sorted(wanted(state, peer.record)):
                 failure = state.failures.get((way, peer.record.name, generation))
@@ -211,13 +263,17 @@ def _installs(state: State, now: float) -> Iterator[Install]:
                     yield Install(ref, generation)
 
 
-def _switches(state: State, now: float) -> Iterator[Switch]:
-    for name in state.pinned:
+def _switches(state: State, look: watermarks.Outlook, now: float) -> Iterator[Switch]:
+    for name in state.pinned if state.view.tombstones else ():
         if state.view.removed(name) and state.pinned[name] != BLOCK:
             yield Switch(name, BLOCK, 0)
     me_removed = state.view.removed(state.me.name)
-    for peer in state.view.peers(state.me.name):
+    # Where the newest is in use, nothing newer can be usable, and an older one would not be gone back to.
+    newest_known = max(state.held, default=0) in state.view.keys
+    for peer in look.peers:
         pinned = state.pinned.get(peer.record.name, BLOCK)
+        if newest_known and not me_removed and pinned == look.best[peer.record.name]:
+            continue
         target = None if me_removed else _target(state, peer)
         if me_removed and pinned != BLOCK:
             yield Switch(peer.record.name, BLOCK, 0)
@@ -246,14 +302,34 @@ def _target(state: State, peer: Recorded[NodeRecord]) -> tuple[int, int] | None:
     return max(usable), watermarks.ref(state, "out", peer.record, max(usable)).spi
 
 
-def _publish(state: State, now: float) -> tuple[Publish, ...]:
-    progress = watermarks.progress_of(state, now)
+def _publish(state: State, progress: Progress | None, now: float) -> tuple[Publish, ...]:
     if progress is None or progress == state.published:
         return ()
     urgent = state.published is None or _worth(progress) != _worth(state.published)
-    if urgent or now >= state.published_at + state.rules.publish_interval_seconds:
+    if urgent or now >= state.published_at + _publish_seconds(state, progress):
         return (Publish(progress),)
     return ()
+
+
+def _abridged(state: State, progress: Progress | None, now: float) -> Progress | None:
+    """The same without a long list of peers waited for, until that list has had its time.
+
+    In a rotation everybody waits for everybody at first: N nodes that tell N others of N laggards each. What this node
+    said of its sending before still holds, and the news that others wait for is what it receives.
+    """
+    said = state.published
+    if progress is None or said is None or len(progress.sends.behind) <= _SHORT_LIST:
+        return progress
+    if (said.incarnation, said.epoch) != (progress.incarnation, progress.epoch):
+        return progress
+    if now >= state.published_at + _publish_seconds(state, progress):
+        return progress
+    return replace(progress, sends=said.sends)
+
+
+def _publish_seconds(state: State, progress: Progress) -> float:
+    """How long the list of peers still waited for may lag. A long list is news to nobody and is read by everybody."""
+    return state.rules.publish_interval_seconds * max(1.0, len(progress.sends.behind) / _SHORT_LIST)
 
 
 def _worth(progress: Progress) -> tuple[object, ...]:
@@ -261,12 +337,8 @@ def _worth(progress: Progress) -> tuple[object, ...]:
     return progress.receives, progress.sends.revision, progress.sends.generation, not progress.sends.behind
 
 
-def _drains(state: State, now: float) -> State:
-    drains = {
-        ref: state.drains.get(ref, Drain(now))
-        for ref in state.kernel
-        if watermarks.may_retire(state, ref)
-    }
+def _drains(state: State, look: watermarks.Outlook, now: float) -> State:
+    drains = {ref: state.drains.get(ref, Drain(now)) for ref in watermarks.retirable(state, look)}
     return state if drains == state.drains else replace(state, drains=drains)
 
 
@@ -316,10 +388,10 @@ def _forgotten(state: State) -> Iterator[Forget]:
             yield Forget(generation)
 
 
-def _wake(state: State, now: float) -> tuple[WakeAt, ...]:
+def _wake(state: State, progress: Progress | None) -> tuple[WakeAt, ...]:
     quiet = _quiet_seconds(state)
     times = [drain.since + quiet for drain in state.drains.values()]
     times += [failure.retry_at for failure in state.failures.values()]
-    if state.published is not None and watermarks.progress_of(state, now) not in (None, state.published):
-        times.append(state.published_at + state.rules.publish_interval_seconds)
+    if state.published is not None and progress is not None and progress != state.published:
+        times.append(state.published_at + _publish_seconds(state, progress))
     return (WakeAt(min(times)),) if times else ()

@@ -12,35 +12,40 @@ from hitless.core.ipsec import watermarks
 from hitless.core.ipsec.state import BLOCK, SaRef, State, Used
 
 
-def reason(state: State, now: float) -> str:
+def reason(state: State, look: watermarks.Outlook, now: float) -> str:
     """Why a new incarnation is due (a condition code), or ""."""
     if state.rules.historic:
         return ""  # the replayed systems know no such thing
     if state.reincarnate:
         return state.reincarnate
-    if any(True for _ in _vanished(state)):
+    if any(True for _ in _vanished(state, look)):
         return "sa-vanished"
-    if now >= state.reborn_at + state.rules.complaint_pause_seconds and _complained_of(state):
+    if now >= state.reborn_at + state.rules.complaint_pause_seconds and _complained_of(state, look):
         return "peer-cannot-decrypt"
     return _limit(state)
 
 
-def _vanished(state: State) -> Iterator[SaRef]:
+def _vanished(state: State, look: watermarks.Outlook) -> Iterator[SaRef]:
     """What was installed once, is wanted or in use, and is not there. It must not come back: its counters would
     start again under the same key."""
-    for peer in state.view.peers(state.me.name):
-        nonce = peer.record.incarnation.nonce
-        refs = {watermarks.ref(state, "in", peer.record, each) for each in watermarks.wanted_in(state, peer.record)}
-        refs |= {watermarks.ref(state, "out", peer.record, each) for each in watermarks.wanted_out(state, peer.record)}
-        yield from (ref for ref in refs - state.kernel if Used(ref, nonce) in state.used)
-        pinned = SaRef("out", peer.record.name, state.pinned.get(peer.record.name, BLOCK))
-        if pinned in _present(state, peer.record.name) - state.kernel:
+    for ref in look.wanted - state.kernel:
+        if Used(ref, state.view.nodes[ref.peer].record.incarnation.nonce) in state.used:
+            yield ref
+    for peer in look.peers:
+        spi = state.pinned.get(peer.record.name, BLOCK)
+        if spi == BLOCK:
+            continue
+        pinned = SaRef("out", peer.record.name, spi)
+        if pinned not in state.kernel and pinned in _present(state, peer.record.name):
             yield pinned
 
 
-def _complained_of(state: State) -> bool:
+def _complained_of(state: State, look: watermarks.Outlook) -> bool:
     """Whether a peer says, of the identities in use now, that it cannot decrypt what this node sends."""
-    for peer in state.view.peers(state.me.name):
+    for peer in look.peers:
+        heard = state.view.progress.get(peer.record.name)
+        if heard is None or not heard.receives.behind:
+            continue  # nearly all of them, nearly always
         progress, revision = watermarks.said_by(state, peer.record), watermarks.pair_revision(state, peer)
         if progress is None or revision is None or progress.receives.revision < revision:
             continue

@@ -2,24 +2,88 @@
 
 *Use*: send with an identity when its receiver has said that it can receive it. *Retire*: delete an IN state when
 its sender has said that it sends with something newer. Everything here is a question about a `State`.
+
+With a thousand peers the same few answers are asked for again at every step. Refs and wishes follow from a handful
+of numbers, and are remembered by them; nothing that is remembered can become wrong.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
 from hitless.core.ipsec.health import is_deaf
-from hitless.core.ipsec.identity import endpoint, spi
+from hitless.core.ipsec.identity import Endpoint, spi
 from hitless.core.ipsec.state import BLOCK, SaRef, State, Way
-from hitless.core.model.node import Behind, NodeRecord, Progress, Receives, Sends
+from hitless.core.model.node import Behind, Incarnation, NodeRecord, Progress, Receives, Sends
 from hitless.core.model.view import NOWHERE, Recorded
 
 CANNOT_DECRYPT = "cannot-decrypt"
+_REMEMBERED_LIMIT = 1 << 16
+"""Answers kept: in a rotation each peer has about eight, so this is enough for 8,000 peers. More only costs time."""
+
+
+
+class Outlook(NamedTuple):
+    """What a state asks for, over all peers: computed once a step and handed on.
+
+    `best` is the SPI to send to each peer with in the end: that of the newest generation held (BLOCK: none is).
+    """
+
+    peers: tuple[Recorded[NodeRecord], ...]
+    ins: frozenset[SaRef]
+    outs: frozenset[SaRef]
+    wanted: frozenset[SaRef]
+    best: Mapping[str, int]
+
+
+def outlook(state: State) -> Outlook:
+    """All peers, and the refs that are to be in the kernel for them."""
+    peers, mine, held, cleanup = tuple(_peers(state)), _numbers(state.me), state.held, state.rules.cleanup
+    pairs = [
+        _refs(each.record.name, mine, _numbers(each.record), held, common_generation(state, each.record), cleanup)
+        for each in peers
+    ]
+    none = frozenset[SaRef]()
+    ins, outs = none.union(*(pair[0] for pair in pairs)), none.union(*(pair[1] for pair in pairs))
+    best = {peer.record.name: pair[2] for peer, pair in zip(peers, pairs, strict=True)}
+    return Outlook(peers, ins, outs, ins | outs, best)
+
+
+def _peers(state: State) -> Iterable[Recorded[NodeRecord]]:
+    if state.view.tombstones:
+        return state.view.peers(state.me.name)
+    return (node for name, node in state.view.nodes.items() if name != state.me.name)
 
 
 def ref(state: State, way: Way, peer: NodeRecord, generation: int) -> SaRef:
     """The ref of the newest identity with a peer under a generation."""
-    mine, theirs = endpoint(state.me), endpoint(peer)
-    sender, receiver = (theirs, mine) if way == "in" else (mine, theirs)
-    return SaRef(way, peer.name, spi(generation, sender, receiver))
+    return _ref(way, peer.name, _numbers(state.me), _numbers(peer), generation)
+
+
+def _numbers(record: NodeRecord) -> tuple[int, int]:
+    """All of a node that an SPI is made of."""
+    return record.node_id, record.incarnation.counter
+
+
+@lru_cache(_REMEMBERED_LIMIT)
+def _ref(way: Way, peer: str, mine: tuple[int, int], theirs: tuple[int, int], generation: int) -> SaRef:
+    me, them = (Endpoint("", node_id, Incarnation(counter, "")) for node_id, counter in (mine, theirs))
+    sender, receiver = (them, me) if way == "in" else (me, them)
+    return SaRef(way, peer, spi(generation, sender, receiver))
+
+
+@lru_cache(_REMEMBERED_LIMIT)
+def _refs(
+    peer: str, mine: tuple[int, int], theirs: tuple[int, int], held: frozenset[int], common: int | None, cleanup: str
+) -> tuple[frozenset[SaRef], frozenset[SaRef], int]:
+    ins, outs = _generations_in(held, common, cleanup), _generations_out(held, common, cleanup)
+    return (
+        frozenset(_ref("in", peer, mine, theirs, each) for each in ins),
+        frozenset(_ref("out", peer, mine, theirs, each) for each in outs),
+        _ref("out", peer, mine, theirs, max(held)).spi if held else BLOCK,
+    )
 
 
 def pair_revision(state: State, peer: Recorded[NodeRecord]) -> int | None:
@@ -49,25 +113,34 @@ def common_generation(state: State, peer: NodeRecord) -> int | None:
     progress = state.view.progress.get(peer.name)
     if progress is None or progress.incarnation != peer.incarnation:
         return None
-    return max(state.held.intersection(progress.receives.generations), default=0)
+    return _newest_common(state.held, progress.receives.generations)
+
+
+@lru_cache(_REMEMBERED_LIMIT)
+def _newest_common(held: frozenset[int], theirs: tuple[int, ...]) -> int:
+    return max(held.intersection(theirs), default=0)
 
 
 def wanted_in(state: State, peer: NodeRecord) -> frozenset[int]:
     """Generations to be able to receive: the newest common one and all newer ones; all, while nothing is known."""
-    if state.rules.cleanup == "timer":
-        return frozenset({max(state.held)}) if state.held else frozenset()
-    oldest = common_generation(state, peer) or 0
-    return frozenset(generation for generation in state.held if generation >= oldest)
+    return _generations_in(state.held, common_generation(state, peer), state.rules.cleanup)
+
+
+def _generations_in(held: frozenset[int], common: int | None, cleanup: str) -> frozenset[int]:
+    if cleanup == "timer":
+        return frozenset({max(held)}) if held else frozenset()
+    return frozenset(generation for generation in held if generation >= (common or 0))
 
 
 def wanted_out(state: State, peer: NodeRecord) -> frozenset[int]:
     """Generations to be able to send with: the newest one held, and the newest common one while that differs."""
-    if not state.held:
+    return _generations_out(state.held, common_generation(state, peer), state.rules.cleanup)
+
+
+def _generations_out(held: frozenset[int], common: int | None, cleanup: str) -> frozenset[int]:
+    if not held:
         return frozenset()
-    newest, common = max(state.held), common_generation(state, peer)
-    if state.rules.cleanup == "timer" or not common:
-        return frozenset({newest})
-    return frozenset({newest, common})
+    return frozenset({max(held)}) if cleanup == "timer" or not common else frozenset({max(held), common})
 
 
 def why_not_usable(state: State, peer: Recorded[NodeRecord], generation: int) -> str:
@@ -107,6 +180,19 @@ def may_retire(state: State, old: SaRef) -> bool:
     return state.rules.cleanup == "timer" or _sends_newer(state, peer, old)
 
 
+def retirable(state: State, look: Outlook) -> Iterator[SaRef]:
+    """All refs in the kernel of which `may_retire` holds, in order."""
+    for old in sorted(state.kernel - look.wanted):
+        if old.peer not in look.best:
+            if may_retire(state, old):
+                yield old
+        elif old.way == "out":
+            if SaRef("out", old.peer, state.pinned.get(old.peer, BLOCK)) in look.outs:
+                yield old
+        elif state.rules.cleanup == "timer" or _sends_newer(state, state.view.nodes[old.peer], old):
+            yield old
+
+
 def _sends_newer(state: State, peer: Recorded[NodeRecord], old: SaRef) -> bool:
     progress, revision = said_by(state, peer.record), pair_revision(state, peer)
     if progress is None or revision is None:
@@ -131,7 +217,7 @@ def deaf(state: State) -> tuple[SaRef, ...]:
     return tuple(old for old in found if old in present and old in state.kernel)
 
 
-def progress_of(state: State, now: float) -> Progress | None:
+def progress_of(state: State, look: Outlook, now: float) -> Progress | None:
     """What this node can truthfully publish now; None while it cannot vouch for anything."""
     registered = state.view.nodes.get(state.me.name)
     if not (state.view.synced and state.observed and state.held) or state.reincarnate:
@@ -139,8 +225,8 @@ def progress_of(state: State, now: float) -> Progress | None:
     if registered is None or registered.revision == NOWHERE or registered.record.incarnation != state.me.incarnation:
         return None
     failed = {old.peer: CANNOT_DECRYPT for old in deaf(state)}
-    if state.rules.order == "acked":
-        for peer in state.view.peers(state.me.name):
+    if state.rules.order == "acked" and not look.ins <= state.kernel:
+        for peer in look.peers:
             for generation in wanted_in(state, peer.record):
                 if ref(state, "in", peer.record, generation) in state.kernel:
                     continue
@@ -148,11 +234,11 @@ def progress_of(state: State, now: float) -> Progress | None:
                 if failure is None:
                     return None
                 failed[peer.record.name] = failure.reason
-    newest, waiting = max(state.held), _not_yet_sent_to(state)
+    newest, waiting = max(state.held), _not_yet_sent_to(state, look)
     since = {} if state.published is None else _since(state.published)
     wall = now + state.wall_offset_seconds
     revision = _as_of(state)
-    phase = _phase(state, bool(waiting))
+    phase = _phase(state, look, bool(waiting))
     old = state.published
     return Progress(
         name=state.me.name,
@@ -172,27 +258,23 @@ def _as_of(state: State) -> int:
     return max(state.view.revision, said.receives.revision if said and said.epoch == state.view.epoch else 0)
 
 
-def _not_yet_sent_to(state: State) -> dict[str, str]:
+def _not_yet_sent_to(state: State, look: Outlook) -> dict[str, str]:
     newest, waiting = max(state.held), {}
-    for peer in state.view.peers(state.me.name):
-        if state.pinned.get(peer.record.name, BLOCK) != ref(state, "out", peer.record, newest).spi:
+    for peer in look.peers:
+        if state.pinned.get(peer.record.name, BLOCK) != look.best[peer.record.name]:
             failure = state.failures.get(("out", peer.record.name, newest))
             reason = failure.reason if failure else why_not_usable(state, peer, newest)
             waiting[peer.record.name] = reason or "switching"
     return waiting
 
 
-def _phase(state: State, waiting: bool) -> str:
+def _phase(state: State, look: Outlook, waiting: bool) -> str:
     if state.failures:
         return "degraded"
     if waiting:
         return "waiting"
-    wanted = set()
-    for peer in state.view.peers(state.me.name):
-        wanted |= {ref(state, "in", peer.record, each) for each in wanted_in(state, peer.record)}
-        wanted |= {ref(state, "out", peer.record, each) for each in wanted_out(state, peer.record)}
-    known = {peer.record.name for peer in state.view.peers(state.me.name)}
-    return "draining" if any(each.peer in known for each in state.kernel - wanted) else "steady"
+    known = {peer.record.name for peer in look.peers}
+    return "draining" if any(each.peer in known for each in state.kernel - look.wanted) else "steady"
 
 
 def _since(published: Progress) -> dict[tuple[str, str], float]:
