@@ -85,7 +85,8 @@ def test_a_batch_folds_to_what_its_events_fold_to(seed: int) -> None:
     state = some_state(dice)
     events: list[Event] = []
     for revision in range(20, 50):
-        local: list[Event] = [Switched(dice.choice(NAMES[1:]), dice.randint(0, 5)), Removed(tuple(sorted(state.kernel)[:2]))]
+        switched = Switched(dice.choice(NAMES[1:]), dice.randint(0, 5))
+        local: list[Event] = [switched, Removed(tuple(sorted(state.kernel)[:2]))]
         known: list[Event] = [some_event(dice, revision)]
         events += known * dice.randint(1, 3) if dice.random() < 0.8 else local
     one_by_one = state

@@ -73,13 +73,13 @@ def _print_table(cluster: str, nodes: tuple[NodeStatus, ...]) -> None:
     from hitless.core.model.condition import title
 
     now = time.time()
-    table = Table("NODE", "SENDS WITH", "FOR", "PHASE", "HOLDS", "WAITS FOR", box=box.SIMPLE_HEAD, title=None)
+    table = Table("NODE", "ALIVE", "SENDS WITH", "FOR", "PHASE", "HOLDS", "WAITS FOR", box=box.SIMPLE_HEAD, title=None)
     for node in nodes:
         waits = [f"{each.peer}: {each.reason} for {_age(now - each.since)}" for each in node.laggards]
         sends = f"generation {node.generation} (key {node.key_id})" if node.generation else "-"
         holds = " ".join(map(str, node.holds)) or "-"
         age = _age(now - node.since) if node.since else "-"
-        table.add_row(node.name, sends, age, node.phase, holds, "\n".join(waits) or "-")
+        table.add_row(node.name, "yes" if node.alive else "no", sends, age, node.phase, holds, "\n".join(waits) or "-")
     # A pipe has no width: rows must not be folded there.
     console = Console(width=None if sys.stdout.isatty() else 200)
     if not nodes:

@@ -22,7 +22,10 @@ class Laggard(msgspec.Struct, frozen=True):
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
-    """One node. `generation` is what it sends with to all peers but the laggards; `since` is of this phase."""
+    """One node. `generation` is what it sends with to all peers but the laggards; `since` is of this phase.
+
+    `alive` says that its agent keeps a heartbeat. Without one the kernel goes on forwarding, and the rest may be old.
+    """
 
     name: str
     node_id: int
@@ -33,6 +36,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     since: float
     holds: tuple[int, ...]
     laggards: tuple[Laggard, ...]
+    alive: bool = False
 
 
 async def read(store: Store, cluster: str) -> tuple[NodeStatus, ...]:
@@ -42,6 +46,7 @@ async def read(store: Store, cluster: str) -> tuple[NodeStatus, ...]:
     seen = [layout.event(entry.key, entry.value, entry.mod_revision) for entry in found.entries]
     keys = {each.key.record.generation: each.key.record for each in seen if isinstance(each, KeySeen)}
     progress = {each.progress.name: each.progress for each in seen if isinstance(each, ProgressSeen)}
+    alive = {entry.key for entry in found.entries if entry.key.startswith(layout.live(""))}
     result = []
     for each in seen:
         if not isinstance(each, NodeSeen):
@@ -61,6 +66,7 @@ async def read(store: Store, cluster: str) -> tuple[NodeStatus, ...]:
                 since=said.since if said else 0.0,
                 holds=said.receives.generations if said and current else (),
                 laggards=_laggards(said.receives.behind, said.sends.behind) if said and current else (),
+                alive=layout.live(node.name) in alive,
             )
         )
     return tuple(sorted(result, key=lambda each: each.name))
