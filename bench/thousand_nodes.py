@@ -37,7 +37,7 @@ from hitless.agent.registry import Registry
 from hitless.core.ipsec.keyfile import parse
 from hitless.core.model.layout import Layout, encode
 from hitless.core.model.node import Behind, Incarnation, NodeRecord, Progress, Receives, Sends
-from hitless.core.model.sa import ObservedPolicy, ObservedSa, XfrmState
+from hitless.core.model.sa import XfrmState
 from hitless.core.plan.ops import Outcome, Wave
 from hitless.drivers.fake.kernel import FakeKernel
 from hitless.ports import Put, Store
@@ -60,6 +60,7 @@ class TimedKernel:
     def __init__(self) -> None:
         self.kernel = FakeKernel(wall=time.time)
         self.port_id = self.kernel.port_id
+        self.owns = self.kernel.owner.owns
         self.seconds = 0.0
 
     @property
@@ -77,9 +78,6 @@ class TimedKernel:
         outcomes = self.kernel.apply(wave)
         self.seconds += time.thread_time() - began
         return outcomes
-
-    def owns(self, thing: ObservedSa | ObservedPolicy) -> bool:
-        return self.kernel.owns(thing)
 
 
 def agent_process(config: Config, profile: str) -> None:

@@ -401,7 +401,8 @@ class _Wave(Generic[T]):
 def _counters(refs: Mapping[SaRef, tuple[ObservedSa, ...]]) -> tuple[Counted, Measured]:
     wall = time.time()
     counted = {ref: sum(each.counters.packets for each in group) for ref, group in refs.items()}
-    return Counted(counted), Measured({ref: desired.sample(group, wall) for ref, group in refs.items()})
+    samples = {ref: desired.sample(group, wall) for ref, group in refs.items()}
+    return Counted(counted), Measured(samples)
 
 
 def _changes_shape(op: Op, before: Actual) -> bool:
