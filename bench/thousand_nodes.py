@@ -34,6 +34,7 @@ import msgspec
 from hitless.agent.config import Config, load
 from hitless.agent.life import live
 from hitless.agent.registry import Registry
+from hitless.agent.run import collect_seldom
 from hitless.core.ipsec.keyfile import parse
 from hitless.core.model.layout import Layout, encode
 from hitless.core.model.node import Behind, Incarnation, NodeRecord, Progress, Receives, Sends
@@ -83,6 +84,7 @@ class TimedKernel:
 def agent_process(config: Config, profile: str) -> None:
     """Live until stdin ends; every line on stdin is answered with the figures so far."""
     configure(ME, "json")
+    collect_seldom()
     kernel, watch = TimedKernel(), cProfile.Profile(time.thread_time)
 
     async def body() -> None:

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.agent.cluster import Cluster, key_line, run
 
 from hitless.agent.execute import Executor
-from hitless.agent.feed import listing
+from hitless.agent.feed import SMALL_CLUSTER, events, listing
 from hitless.agent.registry import Registry
 from hitless.core.ipsec import desired, handover, watermarks
 from hitless.core.ipsec.keyfile import parse
-from hitless.core.ipsec.state import BLOCK, Event, KeysFiled, Observed, Removed, Rules, SaRef, State, Switched
+from hitless.core.ipsec.state import (
+    BLOCK,
+    Event,
+    KeysFiled,
+    Observed,
+    Reincarnate,
+    Removed,
+    Rules,
+    Sample,
+    SaRef,
+    State,
+    Switch,
+    Switched,
+)
+from hitless.core.model.layout import Layout, encode
 from hitless.core.model.node import Behind, Incarnation, KeyRecord, NodeRecord, Progress, Receives, Sends, Tombstone
-from hitless.core.model.sa import ObservedSa, SaCounters
+from hitless.core.model.sa import Aead, ObservedSa, Sa, SaCounters
+from hitless.core.model.secret import Secret
 from hitless.core.model.view import (
     KeySeen,
     Listed,
@@ -27,7 +44,9 @@ from hitless.core.model.view import (
     TombstoneSeen,
 )
 from hitless.core.plan.actual import actual
+from hitless.ports import Put
 from hitless.stores.memory import MemoryStore
+from hitless.stores.memory_log import MemoryLog
 
 NAMES = ("me", "a", "b", "c", "d")
 STEPS = 60
@@ -112,6 +131,55 @@ def test_the_outlook_is_what_the_rules_say_peer_by_peer(seed: int) -> None:
     assert list(watermarks.retirable(state, look)) == sorted(
         ref for ref in state.kernel if watermarks.may_retire(state, ref)
     )
+
+
+@pytest.mark.parametrize("seed", range(STEPS))
+def test_switches_are_what_the_use_rule_says_peer_by_peer(seed: int) -> None:
+    dice = random.Random(seed)  # noqa: S311 - the same run every time
+    state = msgspec.structs.replace(some_state(dice), held=frozenset({1, 2, 3}))
+    wanted = {}
+    for peer in state.view.peers("me"):
+        usable = [each for each in state.held if not watermarks.why_not_usable(state, peer, each)]
+        pinned = state.pinned.get(peer.record.name, BLOCK)
+        newer = [each for each in state.view.keys if usable and each > max(usable)]
+        if usable and pinned not in {watermarks.ref(state, "out", peer.record, each).spi for each in newer}:
+            wanted[peer.record.name] = watermarks.ref(state, "out", peer.record, max(usable)).spi
+    _, effects = handover.step(state, [], 1.0)
+    if not any(isinstance(each, Reincarnate) for each in effects):
+        switches = [each for each in effects if isinstance(each, Switch)]
+        found = {each.peer: each.spi for each in switches if not state.view.removed(each.peer)}
+        assert found == {name: spi for name, spi in wanted.items() if state.pinned.get(name, BLOCK) != spi}
+
+
+def test_the_sample_of_one_path_is_what_any_number_of_paths_gives() -> None:
+    """A second path that has seen nothing adds nothing, and tells the two ways to count apart."""
+    sa = Sa("192.0.2.1", "192.0.2.2", 0x02000001, 1, "tunnel", Aead("x", Secret(b"k"), 128))
+    busy = ObservedSa(sa, SaCounters(packets=3, bytes=300, seq=7, oseq=9, add_time=50, replay=2, integrity_failed=1))
+    silent = ObservedSa(sa, SaCounters(add_time=50))
+    assert desired.sample((busy,), 60.0) == desired.sample((busy, silent), 60.0) == Sample(7, 9, 3, 300, 10.0)
+
+
+@pytest.mark.parametrize("extra", [0, SMALL_CLUSTER])
+def test_events_that_gather_say_the_same(extra: int) -> None:
+    """With many nodes the feed hears less often. The view is the same, and nothing comes twice or out of order."""
+
+    async def test() -> None:
+        log = MemoryLog(lambda: 0.0)
+        store, layout = MemoryStore(log), Layout("test")
+        for number in range(extra + 1):
+            name = f"n{number}"
+            node = NodeRecord(name, number + 1, Incarnation(1, "00" * 16), (f"192.0.2.{number + 1}",))
+            await store.commit([], [Put(layout.node(name), encode(node))])
+        stream = events(store, "test")
+        heard: list[StoreEvent] = [*await anext(stream)]
+        for revision in range(100):
+            await store.commit([], [Put(layout.progress("n0"), encode(some_progress(random.Random(1), "a", revision)))])  # noqa: S311
+        while len(heard) < 101:
+            heard += await asyncio.wait_for(anext(stream), 30)
+        told = [each.progress for each in heard if isinstance(each, ProgressSeen)]
+        assert told == [some_progress(random.Random(1), "a", revision) for revision in range(100)]  # noqa: S311
+
+    run(test)
 
 
 def test_states_that_are_tried_hold_something_to_retire() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from hitless.ports import CompactedError, Put, StoreError, StoreUnavailableError
 from hitless.stores.etcd.errors import judge
-from hitless.stores.etcd.feed import EVENTS, GUARD
+from hitless.stores.etcd.feed import EVENTS, GUARD, MAX_WAITING_BATCHES
 from hitless.stores.etcd.options import EtcdOptions
 from hitless.stores.etcd.store import EtcdStore
 from hitless.stores.etcd.wire import kv_pb2 as kv
@@ -45,10 +45,13 @@ def progress(revision: int) -> rpc.WatchResponse:
 class Script:
     """A server that follows one."""
 
-    def __init__(self, *streams: list[rpc.WatchResponse] | None) -> None:
+    def __init__(self, *streams: list[rpc.WatchResponse] | None, patient: bool = False) -> None:
+        """`patient`: a stream that has played stays open until the client ends it."""
         self._streams = list(streams)
+        self.patient = patient
         self.revision = 100
         self.starts: list[int] = []
+        self.ended = asyncio.Event()
         self.txns = 0
         self.refusals: list[tuple[grpc.StatusCode, str]] = []
 
@@ -64,6 +67,7 @@ class Script:
 
     async def _watch(self, requests: AsyncIterator[rpc.WatchRequest], context: Any) -> AsyncIterator[rpc.WatchResponse]:
         assert ("hasleader", "true") in context.invocation_metadata()
+        context.add_done_callback(lambda _: self.ended.set())
         stream = self._streams.pop(0) if self._streams else []
         if stream is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
@@ -78,7 +82,7 @@ class Script:
                 break
         for response in stream:
             yield response
-        if self._streams:
+        if self._streams and not self.patient:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "etcdserver: leader changed")
         await asyncio.Event().wait()
 
@@ -138,6 +142,23 @@ async def test_a_watch_that_is_read_slowly_loses_nothing(reader: type[Reader]) -
     async with Script([events(("k", n)) for n in range(11, 500)]) as store:
         found = await reader(store.watch("", 10), 10).upto(499)
     assert [e.revision for e in found] == list(range(11, 500))
+
+
+async def test_a_stream_is_given_up_while_nobody_reads(reader: type[Reader]) -> None:
+    """It is taken up where it was, and what came meanwhile comes in one message."""
+    last = 10 + MAX_WAITING_BATCHES
+    one_by_one = [events(("k", n)) for n in range(11, 200)]
+    at_once = [events(*(("k", n) for n in range(last, 200)))]
+    script = Script(one_by_one, at_once, patient=True)
+    async with script as store:
+        watch = store.watch("", 10)
+        first = await anext(watch)
+        await asyncio.wait_for(script.ended.wait(), 10)
+        rest = await reader(watch, first.revision).upto(199)
+    found = [e.revision for e in (*first.events, *rest)]
+    assert found == list(range(11, 200))
+    assert len(script.starts) == 2
+    assert script.starts[1] in {first.revision, first.revision + MAX_WAITING_BATCHES}, "where it was"
 
 
 async def test_compaction_while_watching() -> None:

@@ -1,5 +1,8 @@
 """The store as a stream of events: one full listing, then everything after it, for ever.
 
+Where many nodes report one after the other, they are heard a few times a second and not one by one: to wake up for
+each costs more than to understand it.
+
 Whatever interrupts it (compaction, an unreachable store, another history) ends in another full listing; the view's
 fold takes care that a listing never deletes anything.
 """
@@ -18,6 +21,9 @@ from hitless.core.plan.backoff import delay_seconds
 from hitless.ports import CompactedError, Store, StoreError
 
 _FIRST_SECONDS, _LIMIT_SECONDS = 0.2, 5.0
+SMALL_CLUSTER = 32
+"""Nodes: up to here events are few, and nobody shall wait."""
+_GATHER_SECONDS = 0.25  # in a larger one: less than the loop rests after a round
 
 
 async def listing(store: Store, cluster: str) -> tuple[Listed, int]:
@@ -46,6 +52,7 @@ async def events(store: Store, cluster: str) -> AsyncIterator[tuple[StoreEvent, 
             listed, revision = await listing(store, cluster)
             failures = 0
             yield (listed,)
+            names = {each.record.name for each in listed.nodes}
             layout = Layout(cluster)
             async for batch in store.watch(layout.root, revision):
                 found = [
@@ -55,6 +62,9 @@ async def events(store: Store, cluster: str) -> AsyncIterator[tuple[StoreEvent, 
                 known = tuple(each for each in found if each is not None)
                 if known:
                     yield known
+                names.update(each.node.record.name for each in known if isinstance(each, NodeSeen))
+                if len(names) > SMALL_CLUSTER:
+                    await asyncio.sleep(_GATHER_SECONDS)
         except CompactedError:
             log.info("store-compacted")
         except StoreError as error:

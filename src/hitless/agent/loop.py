@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from hitless.agent.execute import Executor
+from hitless.agent.feed import SMALL_CLUSTER
 from hitless.agent.inbox import Inbox, LookAgain, asks_for_look
 from hitless.core.ipsec.handover import fold, fold_all, step
 from hitless.core.ipsec.state import Event, Incarnated, Reincarnate, State, Tick
@@ -20,7 +21,6 @@ from hitless.core.model.view import Listed
 from hitless.ports import Clock
 
 _RETRY_SECONDS = 0.5
-_SMALL_CLUSTER = 32  # nodes: up to here events are few, and nobody shall wait
 _REST_TIMES, _REST_LIMIT_SECONDS = 50.0, 0.5  # of the CPU time that a round took; the limit is what a person waits
 _ROUNDS_LIMIT = 10_000  # effects that never come to rest would be a defect of the protocol: stop rather than spin
 
@@ -64,11 +64,16 @@ class Loop:
             events = await self._executor.carry_out(self.state, effects)
             if not events:
                 return
-            events += self._inbox.take_plain()
+            if self._is_small:  # elsewhere news would come in one by one, and each would cost a round
+                events += self._inbox.take_plain()
         raise RuntimeError("the handover does not come to rest")
 
+    @property
+    def _is_small(self) -> bool:
+        return len(self.state.view.nodes) <= SMALL_CLUSTER
+
     def _rest_seconds(self, cost_seconds: float) -> float:
-        if len(self.state.view.nodes) <= _SMALL_CLUSTER:
+        if self._is_small:
             return 0.0
         return min(_REST_LIMIT_SECONDS, _REST_TIMES * cost_seconds)
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from ipaddress import ip_address, ip_network
+from functools import lru_cache
+from ipaddress import ip_network
 
-from hitless.core.ipsec.identity import Path, paths, reqid
+from hitless.core.ipsec.identity import Path, paths, reqid, version_of
 from hitless.core.ipsec.settings import (
     INDEX_TAG,
     PRIORITY_EXEMPT,
@@ -30,6 +31,7 @@ _DIRECTION_BITS: dict[Direction, int] = {"in": 0, "out": 1, "fwd": 2}
 _UDP, _ICMPV6 = 17, 58
 _NEIGHBOUR_TYPES = (135, 136)  # solicitation and advertisement, RFC 4861 §4.3 and §4.4
 _INDEX_SLOTS = 1 << 21
+_PREFIXES_LIMIT = 1 << 15  # prefixes whose family is remembered: those of 8,000 nodes with four each
 
 
 def peer_out(me: NodeRecord, peer: NodeRecord, spi: int, settings: IpsecSettings) -> tuple[Policy, ...]:
@@ -130,7 +132,7 @@ def _exempt(me: NodeRecord, peers: list[NodeRecord], settings: IpsecSettings) ->
         return
     for peer in peers:
         for path in paths(me, peer, settings.mode):
-            if ip_address(path.src).version != 6:
+            if version_of(path.src) != 6:
                 continue
             for icmp_type in _NEIGHBOUR_TYPES:
                 there = Selector(_host(path.src), _host(path.dst), _ICMPV6, icmp_type)
@@ -153,13 +155,14 @@ def _pinned(path: Path, peer: NodeRecord, spi: int, settings: IpsecSettings) -> 
 
 
 def _required(path: Path, peer: NodeRecord, settings: IpsecSettings) -> Template:
-    anywhere = _UNSPECIFIED[ip_address(path.src).version]
+    anywhere = _UNSPECIFIED[version_of(path.src)]
     return Template(anywhere, anywhere, reqid(settings.reqid_base, peer.node_id), settings.mode)
 
 
+@lru_cache(_PREFIXES_LIMIT)
 def _version(prefix: str) -> int:
     return ip_network(prefix).version
 
 
 def _host(address: str) -> str:
-    return f"{address}/{32 if ip_address(address).version == 4 else 128}"
+    return f"{address}/{32 if version_of(address) == 4 else 128}"

@@ -31,9 +31,10 @@ def _vanished(state: State, look: watermarks.Outlook) -> Iterator[SaRef]:
     for ref in look.wanted - state.kernel:
         if Used(ref, state.view.nodes[ref.peer].record.incarnation.nonce) in state.used:
             yield ref
+    complete = look.outs <= state.kernel
     for peer in look.peers:
         spi = state.pinned.get(peer.record.name, BLOCK)
-        if spi == BLOCK:
+        if spi == BLOCK or (complete and spi == look.best[peer.record.name]):
             continue
         pinned = SaRef("out", peer.record.name, spi)
         if pinned not in state.kernel and pinned in _present(state, peer.record.name):
@@ -60,8 +61,6 @@ def _complained_of(state: State, look: watermarks.Outlook) -> bool:
 def _limit(state: State) -> str:
     rules = state.rules
     for ref, sample in state.samples.items():
-        if ref.way != "out" or state.pinned.get(ref.peer) != ref.spi:
-            continue
         why = ""
         if sample.oseq >= rules.sequence_limit:
             why = "sequence-limit"
@@ -69,7 +68,9 @@ def _limit(state: State) -> str:
             why = "byte-limit"
         elif rules.soft_seconds and sample.age_seconds >= rules.soft_seconds:
             why = "age-limit"
-        if why and ref in _present(state, ref.peer):
+        if not why or ref.way != "out" or state.pinned.get(ref.peer) != ref.spi:
+            continue
+        if ref in _present(state, ref.peer):
             return why
     return ""
 

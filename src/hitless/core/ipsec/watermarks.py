@@ -22,7 +22,8 @@ from hitless.core.model.view import NOWHERE, Recorded
 CANNOT_DECRYPT = "cannot-decrypt"
 _REMEMBERED_LIMIT = 1 << 16
 """Answers kept: in a rotation each peer has about eight, so this is enough for 8,000 peers. More only costs time."""
-
+_OUTLOOKS_LIMIT = 4
+"""Whole answers kept: most steps ask for what the one before asked for, and one such answer names every SA."""
 
 
 class Outlook(NamedTuple):
@@ -41,14 +42,27 @@ class Outlook(NamedTuple):
 def outlook(state: State) -> Outlook:
     """All peers, and the refs that are to be in the kernel for them."""
     peers, mine, held, cleanup = tuple(_peers(state)), _numbers(state.me), state.held, state.rules.cleanup
-    pairs = [
-        _refs(each.record.name, mine, _numbers(each.record), held, common_generation(state, each.record), cleanup)
-        for each in peers
-    ]
+    records = [each.record for each in peers]
+    pairs = tuple([
+        _refs(each.name, mine, _numbers(each), held, common_generation(state, each), cleanup) for each in records
+    ])  # fmt: skip
+    best = {each.name: pair[2] for each, pair in zip(records, pairs, strict=True)}
+    return Outlook(peers, *_together(pairs), best)
+
+
+_Pair = tuple[frozenset[SaRef], frozenset[SaRef], int]
+
+
+@lru_cache(_OUTLOOKS_LIMIT)
+def _together(pairs: tuple[_Pair, ...]) -> tuple[frozenset[SaRef], frozenset[SaRef], frozenset[SaRef]]:
     none = frozenset[SaRef]()
     ins, outs = none.union(*(pair[0] for pair in pairs)), none.union(*(pair[1] for pair in pairs))
-    best = {peer.record.name: pair[2] for peer, pair in zip(peers, pairs, strict=True)}
-    return Outlook(peers, ins, outs, ins | outs, best)
+    return ins, outs, ins | outs
+
+
+@lru_cache(_OUTLOOKS_LIMIT)
+def _surplus(kernel: frozenset[SaRef], wanted: frozenset[SaRef]) -> tuple[SaRef, ...]:
+    return tuple(sorted(kernel - wanted))
 
 
 def _peers(state: State) -> Iterable[Recorded[NodeRecord]]:
@@ -77,7 +91,7 @@ def _ref(way: Way, peer: str, mine: tuple[int, int], theirs: tuple[int, int], ge
 @lru_cache(_REMEMBERED_LIMIT)
 def _refs(
     peer: str, mine: tuple[int, int], theirs: tuple[int, int], held: frozenset[int], common: int | None, cleanup: str
-) -> tuple[frozenset[SaRef], frozenset[SaRef], int]:
+) -> _Pair:
     ins, outs = _generations_in(held, common, cleanup), _generations_out(held, common, cleanup)
     return (
         frozenset(_ref("in", peer, mine, theirs, each) for each in ins),
@@ -182,7 +196,7 @@ def may_retire(state: State, old: SaRef) -> bool:
 
 def retirable(state: State, look: Outlook) -> Iterator[SaRef]:
     """All refs in the kernel of which `may_retire` holds, in order."""
-    for old in sorted(state.kernel - look.wanted):
+    for old in _surplus(state.kernel, look.wanted):
         if old.peer not in look.best:
             if may_retire(state, old):
                 yield old
@@ -200,8 +214,13 @@ def _sends_newer(state: State, peer: Recorded[NodeRecord], old: SaRef) -> bool:
     sends = progress.sends
     if sends.revision < revision or any(behind.peer == state.me.name for behind in sends.behind):
         return False
-    may_come = (generation for generation in state.view.keys if generation >= sends.generation)
-    return old.spi not in {ref(state, "in", peer.record, generation).spi for generation in may_come}
+    may_come = tuple(generation for generation in state.view.keys if generation >= sends.generation)
+    return old.spi not in _spis_in(_numbers(state.me), _numbers(peer.record), may_come)
+
+
+@lru_cache(_REMEMBERED_LIMIT)
+def _spis_in(mine: tuple[int, int], theirs: tuple[int, int], generations: tuple[int, ...]) -> frozenset[int]:
+    return frozenset(_ref("in", "", mine, theirs, each).spi for each in generations)
 
 
 def deaf(state: State) -> tuple[SaRef, ...]:
@@ -274,7 +293,7 @@ def _phase(state: State, look: Outlook, waiting: bool) -> str:
     if waiting:
         return "waiting"
     known = {peer.record.name for peer in look.peers}
-    return "draining" if any(each.peer in known for each in state.kernel - look.wanted) else "steady"
+    return "draining" if any(each.peer in known for each in _surplus(state.kernel, look.wanted)) else "steady"
 
 
 def _since(published: Progress) -> dict[tuple[str, str], float]:

@@ -6,6 +6,8 @@ serving watches from exactly the revision that was compacted, although deletions
 does); a watch that has seen up to revision r needs what is later, and asking for r makes etcd refuse in just the cases
 in which something later than r may be missing.
 
+The same serves a reader who looks in now and then: while he is away there is no stream.
+
 A second watch on the same stream stands guard at the mark of the history (see `log`): where that is deleted or
 changed, this feed ends.
 """
@@ -29,8 +31,9 @@ from hitless.stores.etcd.wire import rpc_pb2 as rpc
 EVENTS, GUARD = 1, 2
 """Numbers of the two watches of a stream."""
 
-MAX_WAITING_BATCHES = 64
-"""Beyond this the stream is not read, which in time makes the server hold back: memory stays bounded."""
+MAX_WAITING_BATCHES = 16
+"""Beyond this the stream is given up until somebody reads: memory stays bounded, and what comes meanwhile arrives in a
+few messages when the stream is taken up again. etcd sends one message a revision to a watch that keeps up."""
 
 RESUME_PAUSE_SECONDS = 0.05
 """Before a stream is taken up again; a member that accepts streams and ends them at once is not hammered."""
@@ -54,10 +57,13 @@ class Feed:
         self._task = self._loop.create_task(self._run())
 
     def take(self) -> WatchBatch | None:
-        """The next batch that has arrived, if one has. Raises StoreError when there is no going on."""
+        """All that has arrived, if anything has, as one batch. Raises StoreError when there is no going on."""
         if self._batches:
             self._room.set()
-            return self._batches.popleft()
+            events = tuple(event for batch in self._batches for event in batch.events)
+            revision = self._batches[-1].revision
+            self._batches.clear()
+            return WatchBatch(revision, events)
         if self._error is not None:
             raise self._error
         return None
@@ -83,6 +89,9 @@ class Feed:
                 except StoreUnavailableError as error:
                     if self._n_streams == n_before or error.code in {"store-replaced", "store-watch-ended"}:
                         raise
+                while self._is_full:
+                    self._room.clear()
+                    await self._room.wait()
                 await asyncio.sleep(RESUME_PAUSE_SECONDS)
         except StoreError as error:
             self._error = error
@@ -91,7 +100,7 @@ class Feed:
         self._wake()
 
     async def _stream(self, connection: Connection, seconds: float) -> None:
-        """One stream until it breaks. Raises AioRpcError, TimeoutError, StoreError."""
+        """One stream until it breaks, or enough waits to be read. Raises AioRpcError, TimeoutError, StoreError."""
         self._fragments.clear()
         stream = connection.stream(WATCH)
         try:
@@ -110,10 +119,14 @@ class Feed:
             self._n_streams += 1
             for response in early:
                 await self._receive(response, connection.target)
-            while True:
+            while not self._is_full:
                 await self._receive(await self._read(stream), connection.target)
         finally:
             stream.cancel()
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._batches) >= MAX_WAITING_BATCHES
 
     def _request(self) -> rpc.WatchRequest:
         key, end = key_range(self._prefix)
@@ -157,9 +170,6 @@ class Feed:
         self._history.saw(batch.revision)
         self._batches.append(batch)
         self._wake()
-        while len(self._batches) >= MAX_WAITING_BATCHES:
-            self._room.clear()
-            await self._room.wait()
 
     def _batch(self, header_revision: int) -> WatchBatch | None:
         """What is new of the events that have arrived. Without any, the header says how far the watch has come.
