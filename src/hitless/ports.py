@@ -5,12 +5,14 @@ Implementations live in `drivers/` (Dataplane) and `stores/` (Store); fakes ship
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
+from hitless.core.model.flow import BridgeState, Connection, Flow
 from hitless.core.model.sa import ObservedPolicy, ObservedSa, XfrmState
+from hitless.core.plan.flows import Bundle
 from hitless.core.plan.ops import Outcome, Wave
 
 
@@ -50,6 +52,70 @@ class Monitor(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class SwitchError(Exception):
+    """A switch that did not do what was asked. `code` is stable, the message says what to do next."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class SwitchUnavailableError(SwitchError):
+    """Open vSwitch does not answer now: it is down or restarting. Forwarding may have stopped; try again."""
+
+
+class BundleRefusedError(SwitchError):
+    """A bundle was refused and nothing of it is in force. The message names the flow and the switch's reason."""
+
+
+class Switch(Protocol):
+    """One Open vSwitch bridge. It does not log and does not decide. Every method raises SwitchError."""
+
+    def observe(self) -> BridgeState:
+        """Flows, ports and remembered values, from one dump."""
+        ...
+
+    def apply(self, bundle: Bundle) -> None:
+        """Carry out all of it as one ordered, atomic bundle, or nothing. Raises BundleRefusedError."""
+        ...
+
+    def owns(self, flow: Flow) -> bool:
+        """Whether this program made the flow, judged from the flow alone."""
+        ...
+
+    def canary(self) -> bool:
+        """Whether our canary flow is there: it goes when ovs-vswitchd restarts. Much cheaper than a dump."""
+        ...
+
+    def barrier(self) -> None:
+        """Return when no cached verdict from before the last bundle is in use (`revalidator/wait`, twice)."""
+        ...
+
+    def remember(self, values: Mapping[str, str]) -> None:
+        """Write `external_ids` of the bridge; an empty value removes its key."""
+        ...
+
+    def set_tags(self, tags: Mapping[str, int]) -> None:
+        """Make these interfaces access ports of these VLANs."""
+        ...
+
+    def set_fail_secure(self) -> None:
+        """Keep flows when no controller answers, and no implicit NORMAL flow after a restart."""
+        ...
+
+    def set_restore_wait(self, wait: bool) -> None:
+        """`other_config:flow-restore-wait` of the switch: while true it forwards nothing new."""
+        ...
+
+    def connections(self, zones: Collection[int]) -> tuple[Connection, ...]:
+        """What is tracked in these zones."""
+        ...
+
+    def cut(self, connections: Sequence[Connection]) -> None:
+        """Forget these connections; ones that are gone already are no error."""
+        ...
 
 
 # --- the store ------------------------------------------------------------------------------------------
