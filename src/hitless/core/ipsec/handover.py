@@ -288,18 +288,23 @@ def _refused_lately(state: State, peer: str, generation: int, now: float) -> boo
 
 def _target(state: State, peer: Recorded[NodeRecord]) -> tuple[int, int] | None:
     """The newest generation usable towards a peer, with its SPI; never an older one than is in use now."""
-    usable = [each for each in state.held if not watermarks.why_not_usable(state, peer, each)]
-    if not usable:
+    if state.rules.select != "acked":  # the replayed systems did not ask the peer
+        spis = {watermarks.ref(state, "out", peer.record, each).spi: each for each in state.held}
+        installed = [each for each in spis if SaRef("out", peer.record.name, each) in state.kernel]
+        return (spis[min(installed)], min(installed)) if installed else None
+    newest_first = sorted(state.held, reverse=True)
+    usable = next((each for each in newest_first if not watermarks.why_not_usable(state, peer, each)), None)
+    if usable is None:
         return None
     pinned = state.pinned.get(peer.record.name, BLOCK)
     newer_in_use = (
         each
         for each in state.view.keys
-        if each > max(usable) and watermarks.ref(state, "out", peer.record, each).spi == pinned
+        if each > usable and watermarks.ref(state, "out", peer.record, each).spi == pinned
     )
     if any(newer_in_use):
         return None
-    return max(usable), watermarks.ref(state, "out", peer.record, max(usable)).spi
+    return usable, watermarks.ref(state, "out", peer.record, usable).spi
 
 
 def _publish(state: State, progress: Progress | None, now: float) -> tuple[Publish, ...]:
@@ -348,18 +353,15 @@ def _quiet_seconds(state: State) -> float:
 
 def _removals(state: State, now: float) -> Iterator[Remove | Count]:
     quiet = _quiet_seconds(state)
-    by_timer = state.rules.cleanup == "timer"
+    by_timer, count = state.rules.cleanup == "timer", False
     for ref, drain in state.drains.items():
         at_once = state.rules.absent == "delete" and state.view.removed(ref.peer)
-        drained = now >= drain.since + quiet and (by_timer or drain.counted_at >= drain.since + quiet)
-        if at_once or drained:
+        end = drain.since + quiet
+        if at_once or (now >= end and (by_timer or drain.counted_at >= end)):
             yield Remove(ref)
-    if any(_count_due(drain, now, quiet) for drain in state.drains.values()) and not by_timer:
+        count = count or drain.packets < 0 or drain.counted_at < end <= now
+    if count and not by_timer:
         yield Count()
-
-
-def _count_due(drain: Drain, now: float, quiet: float) -> bool:
-    return drain.packets < 0 or drain.counted_at < drain.since + quiet <= now
 
 
 def _standing(state: State) -> Mapping[tuple[Way, str, int], Failure]:

@@ -24,7 +24,9 @@ class Rules(msgspec.Struct, frozen=True):
 
     `order` "advertise-first" publishes before it installs; `cleanup` "timer" deletes after `cleanup_seconds`
     without asking anyone; `absent` "delete" takes a missing record for a removal, and installs the same identities
-    again when it is back. All of them lose packets: they exist to be refuted.
+    again when it is back; `select` "min-spi" sends with the smallest SPI that is installed, whatever the peer has said;
+    `rebirth` "same-key" keeps the incarnation, hence all keys, of a node whose kernel state is gone. All of them lose
+    packets: they exist to be refuted.
 
     A new incarnation is begun when an OUT state reaches `sequence_limit`, `soft_bytes` or `soft_seconds` (0: never),
     at most every `rebirth_pause_seconds`, and because of a peer's complaint every `complaint_pause_seconds`.
@@ -43,11 +45,14 @@ class Rules(msgspec.Struct, frozen=True):
     cleanup: Literal["acked", "timer"] = "acked"
     cleanup_seconds: float = 300.0
     absent: Literal["keep", "delete"] = "keep"
+    select: Literal["acked", "min-spi"] = "acked"
+    rebirth: Literal["new-key", "same-key"] = "new-key"
 
     @property
     def historic(self) -> bool:
         """Whether any of the mistakes is switched on."""
-        return self.order != "acked" or self.cleanup != "acked" or self.absent != "keep"
+        chosen = (self.order, self.cleanup, self.absent, self.select, self.rebirth)
+        return chosen != ("acked", "acked", "keep", "acked", "new-key")
 
 
 class SaRef(msgspec.Struct, frozen=True, order=True):

@@ -1,18 +1,23 @@
 """Walks every state of a model, breadth first, and says whether its properties hold.
 
 A *model* says where it starts, what can happen in a state, and what comes of it. Three kinds of properties are
-asked. `Always` holds in every state. `Sometimes` holds in at least one: it guards against a model in which nothing
-happens. `Eventually` means *no wedge*: from every state, if faults stop, the goal can be reached; it is
-backward reachability over the edges that are not faults. The search is breadth first with parent pointers, so a
-counterexample is a shortest one.
+asked. `Always` holds in every state. `Sometimes` holds in at least one good end: it guards against a model in which
+nothing happens. `Eventually` means *no wedge*: from every state, if faults stop, the goal can be reached. The search
+is breadth first with parent pointers, so a counterexample is a shortest one.
 
-Pure and generic: a state is any hashable value, and nothing here knows what it stands for.
+No edge is kept, only where each state was first reached from and what comes first of it without a fault. A wedge is
+looked for by following those first steps: nearly always they lead to the goal. Where they do not, all the others are
+asked for again.
+
+Pure and generic: a state is any hashable value (a packed integer is the fastest), and nothing here knows what it
+stands for.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import pairwise
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -21,18 +26,28 @@ S = TypeVar("S", bound=Hashable)
 A = TypeVar("A")
 
 STATES_LIMIT = 2_000_000
-"""Beyond this many states an exploration gives up: about 1 GB with states of a few machine words."""
+"""Beyond this many states an exploration gives up: about 500 MB with states of a few machine words."""
+
+
+_UNKNOWN, _LIVE, _LOST = 0, 1, 2
 
 
 class Model(Protocol[S, A]):
-    """What can happen. The same state must always offer the same actions in the same order."""
+    """What can happen. The same state must always offer the same things in the same order."""
 
     def init(self) -> Iterable[S]:
         """The states to start from."""
         ...
 
+    def ahead(self, state: S) -> tuple[Sequence[S], Sequence[S]]:
+        """What the state may become next: without a fault, and by one. Never the state itself.
+
+        The first of those without a fault should lead on, towards the goal.
+        """
+        ...
+
     def actions(self, state: S) -> Iterable[A]:
-        """Everything that can happen in this state."""
+        """Everything that can happen in this state, by name: asked for only to tell a counterexample."""
         ...
 
     def next(self, state: S, action: A) -> S:
@@ -48,29 +63,38 @@ class Always(Generic[S]):
 
 
 class Sometimes(Generic[S]):
-    """Holds in at least one state."""
+    """Holds in at least one of the states that are a goal (of all states, where there is no goal)."""
 
     def __init__(self, name: str, holds: Callable[[S], bool]) -> None:
         self.name, self.holds = name, holds
 
 
-class Eventually(Generic[S, A]):
+class Eventually(Generic[S]):
     """From every state a goal can be reached without a fault."""
 
-    def __init__(self, name: str, goal: Callable[[S], bool], is_fault: Callable[[A], bool]) -> None:
-        self.name, self.goal, self.is_fault = name, goal, is_fault
+    def __init__(self, name: str, goal: Callable[[S], bool]) -> None:
+        self.name, self.goal = name, goal
 
 
-class Properties(Generic[S, A]):
-    """What is asked of a model. One goal at most."""
+class Properties(Generic[S]):
+    """What is asked of a model. One goal at most.
+
+    `seen` is the part of a state that the `Always` look at: states alike in it are judged once.
+    """
 
     def __init__(
         self,
         always: Sequence[Always[S]] = (),
         sometimes: Sequence[Sometimes[S]] = (),
-        eventually: Eventually[S, A] | None = None,
+        eventually: Eventually[S] | None = None,
+        seen: Callable[[S], Hashable] = lambda state: state,
     ) -> None:
         self.always, self.sometimes, self.eventually = tuple(always), tuple(sometimes), eventually
+        self.seen = seen
+
+    def goal(self, state: S) -> bool:
+        """Whether the `Sometimes` are asked of this state."""
+        return self.eventually is None or self.eventually.goal(state)
 
 
 class Proved(msgspec.Struct, frozen=True):
@@ -104,102 +128,117 @@ class Unknown(msgspec.Struct, frozen=True):
     depth: int
 
 
-class _Graph(Generic[S, A]):
-    """States by number, in breadth-first order, with the way they were first reached."""
-
-    def __init__(self) -> None:
-        self.states: list[S] = []
-        self.number: dict[S, int] = {}
-        self.parent = array("l")
-        self.via: list[A | None] = []
-        self.depth = array("l")
-        # Edges that are not faults, grouped by source: targets[first[n] : first[n + 1]].
-        self.first = array("l", [0])
-        self.targets = array("l")
-
-    def add(self, state: S, parent: int, via: A | None) -> int:
-        number = len(self.states)
-        self.number[state] = number
-        self.states.append(state)
-        self.parent.append(parent)
-        self.via.append(via)
-        self.depth.append(0 if parent < 0 else self.depth[parent] + 1)
-        return number
-
-    def counterexample(self, number: int, name: str, detail: str) -> Counterexample[S, A]:
-        steps: list[tuple[A, S]] = []
-        at = number
-        while self.parent[at] >= 0:
-            via = self.via[at]
-            if via is not None:
-                steps.append((via, self.states[at]))
-            at = self.parent[at]
-        return Counterexample(name, detail, len(self.states), self.states[at], tuple(reversed(steps)))
-
-
 def explore(
-    model: Model[S, A], properties: Properties[S, A], states_limit: int = STATES_LIMIT
+    model: Model[S, A], properties: Properties[S], states_limit: int = STATES_LIMIT
 ) -> Proved | Counterexample[S, A] | Unknown:
     """Visit every reachable state. Memory grows with the states, time with the edges."""
-    graph: _Graph[S, A] = _Graph()
-    unseen = list(properties.sometimes)
-    for start in model.init():
-        if start not in graph.number:
-            graph.add(start, -1, None)
-    edges, at = 0, 0
-    while at < len(graph.states):
-        state = graph.states[at]
-        for always in properties.always:
-            detail = always.check(state)
-            if detail:
-                return graph.counterexample(at, always.name, detail)
-        if unseen:
-            unseen = [each for each in unseen if not each.holds(state)]
-        edges += _expand(model, graph, at, properties.eventually)
-        if len(graph.states) > states_limit:
-            return Unknown(f"states_limit={states_limit}", len(graph.states), graph.depth[at])
-        at += 1
-    return _conclude(graph, properties, unseen, edges)
+    return _Walk(model, properties).run(states_limit)
 
 
-def _expand(model: Model[S, A], graph: _Graph[S, A], at: int, eventually: Eventually[S, A] | None) -> int:
-    state, number, edges = graph.states[at], graph.number, 0
-    for action in model.actions(state):
-        after = model.next(state, action)
-        if after == state:
-            continue
-        edges += 1
-        target = number.get(after)
-        if target is None:
-            target = graph.add(after, at, action)
-        if eventually is not None and not eventually.is_fault(action):
-            graph.targets.append(target)
-    graph.first.append(len(graph.targets))
-    return edges
+class _Walk(Generic[S, A]):
+    """One exploration: states in breadth-first order, each with where it was first reached from."""
 
+    def __init__(self, model: Model[S, A], properties: Properties[S]) -> None:
+        self.model, self.properties = model, properties
+        self.number: dict[S, int] = {}
+        self.states: list[S] = []
+        self.parent = array("l")
+        # Where the first step without a fault leads to; the state itself where there is none.
+        self.onward = array("l")
+        self.goals = bytearray()
+        self.judged: set[Hashable] = set()
+        self.unseen = list(properties.sometimes)
+        self.edges = self.depth = 0
 
-def _conclude(
-    graph: _Graph[S, A], properties: Properties[S, A], unseen: list[Sometimes[S]], edges: int
-) -> Proved | Counterexample[S, A]:
-    if properties.eventually is not None:
-        wedged = _wedged(graph, properties.eventually.goal)
-        if wedged >= 0:
-            detail = "from here the goal cannot be reached, even if nothing fails any more"
-            return graph.counterexample(wedged, properties.eventually.name, detail)
-    if unseen:
-        return Counterexample(unseen[0].name, "never happens", len(graph.states), graph.states[0])
-    seen = tuple(each.name for each in properties.sometimes)
-    return Proved(len(graph.states), edges, max(graph.depth, default=0), seen)
+    def run(self, states_limit: int) -> Proved | Counterexample[S, A] | Unknown:
+        self._add(tuple(self.model.init()), -1)
+        begin, end = 0, len(self.states)
+        while begin < end:
+            for at in range(begin, end):
+                found = self._visit(at)
+                if found is not None:
+                    return found
+                if len(self.states) > states_limit:
+                    return Unknown(f"states_limit={states_limit}", len(self.states), self.depth)
+            begin, end = end, len(self.states)
+            self.depth += begin < end
+        return self._concluded()
 
+    def _add(self, reached: Sequence[S], parent: int) -> None:
+        number, states = self.number, self.states
+        size = len(states)
+        for state in reached:
+            if number.setdefault(state, size) == size:
+                states.append(state)
+                self.parent.append(parent)
+                size += 1
 
-def _wedged(graph: _Graph[S, A], goal: Callable[[S], bool]) -> int:
-    """The first state from which no goal is reachable; -1 where there is none."""
-    live = bytearray(goal(state) for state in graph.states)
-    first, targets = graph.first, graph.targets
-    changed = True
-    while changed:  # most edges lead forward in breadth-first order: a few backward sweeps are enough
-        changed = False
-        for at in range(len(live) - 1, -1, -1):
-            if not live[at] and any(live[target] for target in targets[first[at] : first[at + 1]]):
-                live[at] = changed = True
-    return live.find(0)
+    def _visit(self, at: int) -> Counterexample[S, A] | None:
+        state, properties = self.states[at], self.properties
+        part = properties.seen(state)
+        if part not in self.judged:
+            self.judged.add(part)
+            for always in properties.always:
+                detail = always.check(state)
+                if detail:
+                    return self._shown(at, always.name, detail)
+        good = properties.goal(state)
+        self.goals.append(good)
+        if good and self.unseen:
+            self.unseen = [each for each in self.unseen if not each.holds(state)]
+        usual, faulty = self.model.ahead(state)
+        self._add(usual, at)
+        self.onward.append(self.number[usual[0]] if usual else at)
+        if faulty:
+            self._add(faulty, at)
+        self.edges += len(usual) + len(faulty)
+        return None
+
+    def _concluded(self) -> Proved | Counterexample[S, A]:
+        if self.properties.eventually is not None:
+            wedged = self._wedged()
+            if wedged >= 0:
+                detail = "from here the goal cannot be reached, even if nothing fails any more"
+                return self._shown(wedged, self.properties.eventually.name, detail)
+        if self.unseen:
+            return Counterexample(self.unseen[0].name, "never happens", len(self.states), self.states[0])
+        seen = tuple(each.name for each in self.properties.sometimes)
+        return Proved(len(self.states), self.edges, self.depth, seen)
+
+    def _wedged(self) -> int:
+        """The first state from which no goal is reachable; -1 where there is none."""
+        live, onward = bytearray(self.goals), self.onward
+        for start in range(len(live)):
+            at, way = start, []
+            while live[at] == _UNKNOWN:
+                live[at] = _LOST  # met again, the way is a circle
+                way.append(at)
+                at = onward[at]
+            if live[at] == _LIVE:
+                for each in way:
+                    live[each] = _LIVE
+        lost = [at for at, how in enumerate(live) if how != _LIVE]
+        changed = True
+        while lost and changed:
+            saved = {at for at in reversed(lost) if self._is_saved(at, live)}
+            changed = bool(saved)
+            lost = [at for at in lost if at not in saved]
+        return lost[0] if lost else -1
+
+    def _is_saved(self, at: int, live: bytearray) -> bool:
+        usual, _ = self.model.ahead(self.states[at])
+        if any(live[self.number[after]] == _LIVE for after in usual):
+            live[at] = _LIVE
+            return True
+        return False
+
+    def _shown(self, number: int, name: str, detail: str) -> Counterexample[S, A]:
+        path = [number]
+        while self.parent[path[-1]] >= 0:
+            path.append(self.parent[path[-1]])
+        states = [self.states[each] for each in reversed(path)]
+        steps = tuple((self._between(before, after), after) for before, after in pairwise(states))
+        return Counterexample(name, detail, len(self.states), states[0], steps)
+
+    def _between(self, before: S, after: S) -> A:
+        return next(each for each in self.model.actions(before) if self.model.next(before, each) == after)

@@ -9,7 +9,7 @@ what is older than that is all the same. So a node that has waited twice as long
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -19,6 +19,7 @@ from hitless.core.ipsec.state import (
     BLOCK,
     Count,
     Counted,
+    Doubted,
     Drain,
     Effect,
     Event,
@@ -45,7 +46,7 @@ from hitless.core.ipsec.state import (
     Used,
     WakeAt,
 )
-from hitless.core.model.node import Behind, Incarnation, NodeRecord, Progress
+from hitless.core.model.node import Behind, Incarnation, KeyRecord, NodeRecord, Progress
 from hitless.core.model.view import Listed, View
 
 NOW = 1000.0
@@ -73,9 +74,9 @@ class Node(msgspec.Struct, frozen=True):
     """A node, from outside: what it knows (`state`), what is so (`kernel`, `pinned`), and what was (the rest).
 
     `file` is in the key file and survives the agent, as do `kernel` and `pinned`; a key whose file is gone does not.
-    `flight` is everything sent since the last tick that may still arrive. `lost` are states that a fault took away,
-    `spent` what was ever deleted, `said` the progress record in the store. `journal` is what the state directory says
-    was installed in this incarnation.
+    `flight` is everything sent since the last tick that may still arrive. `lost` are states that a fault or a tombstone
+    took away, `spent` what was ever deleted, `said` the progress record in the store. `journal` is what the state
+    directory says was installed in this incarnation. A `barred` node knows that it was removed and may not register.
     """
 
     state: State
@@ -88,6 +89,7 @@ class Node(msgspec.Struct, frozen=True):
     spent: frozenset[tuple[str, Ident]] = frozenset()
     journal: frozenset[Used] = frozenset()
     said: Progress | None = None
+    barred: bool = False
     wrong: str = ""
 
     @property
@@ -95,7 +97,7 @@ class Node(msgspec.Struct, frozen=True):
         return self.state.me.name
 
 
-Put = NodeRecord | Progress
+Put = NodeRecord | KeyRecord | Progress
 """What a node writes to the store."""
 
 
@@ -106,6 +108,11 @@ def incarnation(name: str, counter: int) -> Incarnation:
 
 def record(name: str, node_id: int, counter: int = 1) -> NodeRecord:
     return NodeRecord(name, node_id, incarnation(name, counter), (f"192.0.2.{node_id}",))
+
+
+def next_life(me: NodeRecord) -> NodeRecord:
+    """The node's record in its next incarnation."""
+    return replace(me, incarnation=incarnation(me.name, me.incarnation.counter + 1))
 
 
 def fresh(me: NodeRecord, rules: Rules, file: frozenset[int]) -> Node:
@@ -149,13 +156,15 @@ def perform(node: Node) -> tuple[Node, Put | None]:
         case Remove(ref):
             gone = {pair for pair in rest.kernel if pair[0] == ref}
             spent = rest.spent | {(ref.way, ident) for _, ident in gone}
-            return hear(replace(rest, kernel=rest.kernel - gone, spent=spent), [Removed((ref,))]), None
+            # Who was removed on purpose may not know it yet: what it still sends is meant to be lost.
+            stone = rest.state.view.tombstones.get(ref.peer)
+            lost = rest.lost | ({ident for _, ident in gone} if stone and stone.revision > 0 else set())
+            return hear(replace(rest, kernel=rest.kernel - gone, spent=spent, lost=lost), [Removed((ref,))]), None
         case Publish(progress):
             wrong = rest.wrong or _went_back(rest.said, progress)
             return hear(replace(rest, said=progress, wrong=wrong), [Published(progress)]), progress
         case Reincarnate():
-            me = node.state.me
-            reborn = record(me.name, me.node_id, me.incarnation.counter + 1)
+            reborn = next_life(node.state.me)
             return hear(replace(rest, said=None, journal=frozenset()), [Incarnated(reborn)]), reborn
         case _:
             raise AssertionError(f"not an effect that waits: {todo.effect!r}")
@@ -172,7 +181,7 @@ def refuse(node: Node) -> Node:
 def tick(node: Node) -> Node:
     """A whole drain time passes: what was on the wire has arrived; what is in use now may still be."""
     aged = _aged(node.state, node.state.rules.drain_seconds)
-    return hear(replace(node, state=aged, flight=frozenset(_in_use(node))), [Tick()])
+    return hear(replace(node, state=aged, flight=frozenset(in_use(node))), [Tick()])
 
 
 def load(node: Node, generation: int) -> Node:
@@ -187,16 +196,17 @@ def restart(node: Node, listed: Listed) -> Node:
     refs = frozenset(ref for ref, _ in node.kernel)
     observed = Observed(refs, dict(node.pinned))
     events: list[Event] = [listed, Recalled(node.journal), KeysFiled(node.file), observed]
-    return hear(replace(node, state=state, pending=()), events)
+    return hear(replace(node, state=state, pending=(), barred=False), events)
 
 
-def reboot(node: Node, listed: Listed) -> tuple[Node, NodeRecord]:
+def reboot(node: Node, listed: Listed) -> Node:
     """The machine restarts: the kernel is empty, and the node begins a new life."""
     me = node.state.me
-    reborn = record(me.name, me.node_id, me.incarnation.counter + 1)
+    if node.state.rules.rebirth == "new-key":
+        me = next_life(me)
     emptied = replace(
         node,
-        state=replace(node.state, me=reborn),
+        state=replace(node.state, me=me),
         kernel=frozenset(),
         pinned=frozenset(),
         lost=node.lost | {ident for _, ident in node.kernel},
@@ -204,7 +214,22 @@ def reboot(node: Node, listed: Listed) -> tuple[Node, NodeRecord]:
         said=None,
         journal=frozenset(),
     )
-    return restart(emptied, listed), reborn
+    return restart(emptied, listed)
+
+
+def readdress(node: Node, listed: Listed) -> Node:
+    """The agent starts with another underlay address: the kernel is as it was, and the node begins a new life.
+
+    Packets to the old address still arrive: it has to stay until the handover is over.
+    """
+    reborn = replace(next_life(node.state.me), addresses=(f"198.51.100.{node.state.me.node_id}",))
+    moved = replace(node, state=replace(node.state, me=reborn), said=None, journal=frozenset())
+    return restart(moved, listed)
+
+
+def notice(node: Node) -> Node:
+    """A removed node finds that it was taken back. Peers have deleted what they had for its present life."""
+    return hear(replace(node, barred=False), [Doubted("restored")])
 
 
 def vanish(node: Node, ref: SaRef) -> Node:
@@ -259,7 +284,8 @@ def _switch(node: Node, peer: str, spi: int) -> Node:
     return hear(sent, [Switched(peer, spi)])
 
 
-def _in_use(node: Node) -> set[Ident]:
+def in_use(node: Node) -> set[Ident]:
+    """What the node sends with now."""
     pinned = dict(node.pinned)
     return {ident for ref, ident in node.kernel if ref.way == "out" and pinned.get(ref.peer) == ref.spi}
 
@@ -309,6 +335,27 @@ def plain(progress: Progress) -> Progress:
     return replace(progress, receives=receives, sends=sends, phase="", since=0.0)
 
 
+def key(node: Node) -> Hashable:
+    """What tells nodes apart: two with the same key behave alike."""
+    state = node.state
+    view = state.view
+    return (
+        state.me,
+        (view.epoch, view.synced, view.revision),
+        frozenset(view.nodes.items()),
+        frozenset(view.keys.items()),
+        frozenset(view.progress.items()),
+        frozenset(view.tombstones.items()),
+        (state.filed, state.held, state.observed, state.kernel, state.reincarnate, state.used),
+        frozenset(state.pinned.items()),
+        frozenset(state.failures.items()),
+        frozenset(state.drains.items()),
+        (state.published, state.published_at),
+        (node.file, node.pending, node.kernel, node.pinned, node.barred),
+        (node.flight, node.lost, node.spent, node.journal, node.said, node.wrong),
+    )
+
+
 def normal(state: State) -> State:
     """The state with everything forgotten that cannot matter any more."""
     drain_seconds = state.rules.drain_seconds
@@ -322,7 +369,7 @@ def normal(state: State) -> State:
         view=_settled_view(state),
         drains=drains,
         failures=failures,
-        published_at=max(state.published_at, NOW - 1),
+        published_at=max(state.published_at, NOW - state.rules.publish_interval_seconds),
         reborn_at=-1e9,  # a pause between two incarnations only delays
     )
 

@@ -5,16 +5,24 @@ from __future__ import annotations
 from hitless.core.ipsec.identity import generation_of
 from hitless.core.ipsec.state import BLOCK, Install, Publish, Reincarnate, Remove, SaRef, Switch
 from hitless.core.model.node import KeyRecord, NodeRecord, Progress
-from hitless.core.model.view import KeySeen, NodeSeen, ProgressSeen, RecordAbsent, StoreEvent
+from hitless.core.model.view import KeySeen, Listed, NodeSeen, ProgressSeen, RecordAbsent, StoreEvent, TombstoneSeen
 from hitless.core.verify.explore import Counterexample
-from hitless.core.verify.model import Action, HandoverModel, Relist, World
+from hitless.core.verify.log import RELIST, Batch
+from hitless.core.verify.model import Action, HandoverModel, World
 from hitless.core.verify.node import Node
 
 _HAPPENS = {
     "decide": "looks at what it knows and decides what to do",
     "crash": "'s agent dies and starts again; its kernel has not noticed",
     "reboot": "reboots: its kernel is empty, and it begins a new incarnation",
+    "move": "'s agent starts with another underlay address: it begins a new incarnation, and its kernel is as it was",
     "reconnect": "finds another log in the store, reads it and registers again",
+    "delete": "'s record vanishes from the store",
+    "expire": "'s heartbeat runs out in the store; it goes on as it did",
+    "beat": "has a heartbeat again",
+    "remove": "is removed: a tombstone takes the place of its records",
+    "restore": "'s tombstone is taken away",
+    "notice": "finds that it was taken back",
 }
 
 
@@ -38,13 +46,13 @@ def _sentence(model: HandoverModel, world: World, action: Action) -> str:  # noq
         case "load":
             return f"{node.name} loads the key of generation {action.number}"
         case "deliver":
-            return f"{node.name} learns {_event(model.queue(world, action.node)[0])}"
+            return f"{node.name} learns {_batch(model.queue(world, action.node)[0])}"
         case "perform":
             return f"{node.name} {_effect(node)}"
         case "refuse":
             return f"{node.name}'s kernel refuses when it {_effect(node)}"
-        case "delete":
-            return f"the record of {node.name} vanishes from the store"
+        case "reboot" if node.state.rules.rebirth == "same-key":
+            return f"{node.name} reboots: its kernel is empty, and it goes on in the incarnation that it had"
         case "vanish":
             ref = sorted(each for each, _ in node.kernel)[action.number]
             return f"somebody deletes at {node.name} {_sa(node, ref)}"
@@ -88,7 +96,13 @@ def _sa(node: Node, ref: SaRef) -> str:
     return f"its {ref.way.upper()} state of generation {generation} {towards} {ref.peer}"
 
 
-def _event(event: StoreEvent | Relist) -> str:
+def _batch(batch: Batch) -> str:
+    if batch == RELIST:
+        return "that the store holds another log, reads it and registers again"
+    return ", and ".join(_event(each) for each in batch)
+
+
+def _event(event: StoreEvent) -> str:
     match event:
         case NodeSeen(node):
             return _node(node.record)
@@ -101,8 +115,10 @@ def _event(event: StoreEvent | Relist) -> str:
             return f"that {progress.name} receives {_generations(progress)} and {sends}"
         case RecordAbsent(name):
             return f"that the record of {name} is not in the store"
-        case _:
-            return "that the store holds another log, reads it and registers again"
+        case TombstoneSeen(tombstone):
+            return f"that {tombstone.record.name} was removed"
+        case Listed():
+            raise AssertionError("a listing is never queued")
 
 
 def _node(record: NodeRecord) -> str:
