@@ -264,7 +264,8 @@ def test_a_removed_node_stays_blocked_until_it_is_restored(tmp_path: Path) -> No
         await until(blocked)
         assert "n2" not in await cluster.status()
         await cluster.stop("n2")
-        cluster.start("n2", ipsec=IpsecConfig(drain_seconds=0.05, resync_seconds=0.1))
+        # A reboot begins another incarnation, and is no way back.
+        cluster.start("n2", ipsec=IpsecConfig(drain_seconds=0.05, resync_seconds=0.1), lab=LabConfig(boot_id="second"))
         with capture_logs() as logs:
 
             async def refused() -> bool:
@@ -273,7 +274,7 @@ def test_a_removed_node_stays_blocked_until_it_is_restored(tmp_path: Path) -> No
             await until(refused)
         assert await registry.restore()
         await cluster.settled(1)
-        assert (await cluster.status())["n2"].incarnation == 2
+        assert (await cluster.status())["n2"].incarnation == 3
         assert len(cluster.pinned("n1")) == len(cluster.pinned("n2")) == 1
         await cluster.stop()
 

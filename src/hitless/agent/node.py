@@ -91,7 +91,7 @@ class Node:
     async def register(self) -> None:
         """Make sure that the store holds this node's record. Tried again at the next look where it cannot."""
         try:
-            if self._trouble == "node-removed" and not await self._registry.is_removed(self.record):
+            if self._trouble == "node-removed" and not await self._registry.is_removed():
                 # Peers have deleted what they had for this incarnation: it is over.
                 self._trouble = ""
                 self._doubt("restored")

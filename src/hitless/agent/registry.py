@@ -72,7 +72,7 @@ class Registry:
             if entry is not None and entry.value == value:
                 return False
             self._check_name(record, entry)
-            await self._check_tombstone(record)
+            await self._check_tombstone()
             guard = Compare(key, entry.mod_revision if entry else 0)
             if await self._store.commit([guard], [Put(key, value)]) is not None:
                 return True
@@ -88,11 +88,9 @@ class Registry:
                 f"{', '.join(there.addresses)}); give one of the two machines another name",
             )
 
-    async def is_removed(self, record: NodeRecord) -> bool:
-        """Whether a tombstone stands for this incarnation, or a later one."""
-        entry = await self._store.get(self._layout.tombstone(record.name))
-        buried = None if entry is None else msgspec.json.decode(entry.value, type=Tombstone)
-        return buried is not None and buried.incarnation.counter >= record.incarnation.counter
+    async def is_removed(self) -> bool:
+        """Whether a tombstone stands: for the name, whatever the incarnation, or a reboot would take the node back."""
+        return await self._store.get(self._layout.tombstone(self._name)) is not None
 
     async def check_not_alive(self) -> None:
         """Raises RegistryError `name-taken` while another agent of this name keeps its heartbeat."""
@@ -120,12 +118,12 @@ class Registry:
         await self._store.commit([], writes)
         return lease
 
-    async def _check_tombstone(self, record: NodeRecord) -> None:
-        if await self.is_removed(record):
+    async def _check_tombstone(self) -> None:
+        if await self.is_removed():
             raise RegistryError(
                 "node-removed",
-                f"{record.name} was removed from the cluster and stays blocked; to take it back: "
-                f"hitless node restore {record.name}",
+                f"{self._name} was removed from the cluster and stays blocked; to take it back: "
+                f"hitless node restore {self._name}",
             )
 
     async def restore(self) -> bool:
