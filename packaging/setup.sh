@@ -4,12 +4,14 @@
 # guest kernel (QEMU) and a real etcd.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/sbin:/sbin # where daemons are, also for a user whose PATH does not say so
 
 say() { printf 'setup: %s\n' "$*"; }
 as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi; }
 
 # command -> the Debian package that has it
-declare -A needs=([ip]=iproute2 [tc]=iproute2 [unshare]=util-linux [modprobe]=kmod)
+declare -A needs=([ip]=iproute2 [tc]=iproute2 [unshare]=util-linux [modprobe]=kmod
+    [ovs-vswitchd]=openvswitch-switch)
 if [ "${1:-}" = test ]; then
     needs+=([qemu-system-x86_64]=qemu-system-x86 [busybox]=busybox-static [etcd]=etcd-server [etcdctl]=etcd-client)
 fi

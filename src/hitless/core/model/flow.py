@@ -20,7 +20,7 @@ FlowKey = tuple[int, int, Match]
 # Bits of each field (ovs-fields(7)). A field that is not here is not understood and stays opaque.
 WIDTH: Final = {
     "in_port": 32, "reg0": 32, "reg1": 32, "reg2": 32, "reg3": 32, "reg4": 32, "reg5": 32, "reg6": 32, "reg7": 32,
-    "metadata": 64, "tun_id": 64, "conj_id": 32, "ct_state": 32, "ct_zone": 16, "ct_mark": 32, "ct_label": 128,
+    "metadata": 64, "tun_id": 64, "conj_id": 32, "ct_state": 8, "ct_zone": 16, "ct_mark": 32, "ct_label": 128,
     "dl_src": 48, "dl_dst": 48, "eth_type": 16, "vlan_tci": 16, "nw_src": 32, "nw_dst": 32, "ipv6_src": 128,
     "ipv6_dst": 128, "nw_proto": 8, "nw_tos": 8, "nw_ttl": 8, "nw_frag": 2, "ipv6_label": 20, "tp_src": 16,
     "tp_dst": 16, "tcp_flags": 12, "icmp_type": 8, "icmp_code": 8, "arp_op": 16, "arp_spa": 32, "arp_tpa": 32,
