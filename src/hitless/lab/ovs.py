@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Final, Literal, Self
 
+from hitless.lab.kernel.face import LabError
+
 Datapath = Literal["dummy", "netdev", "system"]
 
 _SCHEMA: Final = Path("/usr/share/openvswitch/vswitch.ovsschema")
@@ -25,8 +27,11 @@ _POLL_SECONDS: Final = 0.02
 _UPTIME_SECONDS: Final = 11.0
 
 
-class OvsLabError(Exception):
+class OvsLabError(LabError):
     """A daemon that did not start or end, or a tool that failed; the message ends with its log."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("lab-switch-failed", message)
 
 
 class PrivateSwitch:
