@@ -54,18 +54,19 @@ class Decided(msgspec.Struct, frozen=True):
 
 
 class Addresses:
-    """A remote's members: exact addresses by look-up, prefixes one by one."""
+    """A remote's members: exact addresses by look-up, prefixes one by one.
+
+    A member of length 0 counts for everybody here, while the tables ask for its MAC too, which a connection has not.
+    """
 
     def __init__(self, members: Iterable[Member]) -> None:
         networks = [ip_network(each.prefix) for each in members]
-        self._exact = {int(each.network_address): each.version for each in networks if each.num_addresses == 1}
+        self._exact = {each.network_address for each in networks if each.num_addresses == 1}
         self._wide = [each for each in networks if each.num_addresses > 1]
 
     def has(self, address: str) -> bool:
         wanted = ip_address(address)
-        if self._exact.get(int(wanted)) == wanted.version:
-            return True
-        return any(wanted.version == each.version and wanted in each for each in self._wide)
+        return wanted in self._exact or any(wanted.version == each.version and wanted in each for each in self._wide)
 
 
 class Policy:

@@ -113,6 +113,8 @@ def assign_tags(
     """
     ordered = sorted(networks, key=lambda each: each.name)
     tags = {each.name: each.tag for each in ordered if each.tag}
+    if len(set(tags.values())) < len(tags):
+        raise TagError("tag-taken", "two networks ask for one VLAN tag, which is also their conntrack zone")
     for name, tag in sorted(kept.items()):
         if name not in tags and tag in tags.values():
             if any(each.name == name for each in ordered):

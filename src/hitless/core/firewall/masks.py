@@ -1,4 +1,4 @@
-"""A range of numbers as the fewest value/mask pairs: what a ternary match needs for a port range.
+"""A range of numbers as the fewest aligned blocks, each of which is one value/mask pair, for matches on port ranges.
 
     >>> cover(8000, 8010)
     ((8000, 65528), (8008, 65534), (8010, 65535))

@@ -42,7 +42,7 @@ FIRST: Final = ct_state(on=TRK | NEW)
 ORIGINAL_FLAGS: Final = REL | RPL
 
 
-def rule_priority(tier: int, action: Verdict, stateless: bool) -> int:
+def rule_priority(tier: int, action: Verdict, *, stateless: bool) -> int:
     """Where a rule stands in 72 and 82: tier 0 highest; in a tier a deny, then a stateless allow, then an allow."""
     return RULES + 3 * (TIERS - 1 - tier) + (2 if action == "deny" else int(stateless))
 

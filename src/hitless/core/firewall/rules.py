@@ -95,7 +95,8 @@ def prepare(group: SecurityGroup) -> Ruled:
     """Everything about a group's rules that does not depend on a port."""
     plain, services = [], []
     for rule in group.rules:
-        priority, owner = p.rule_priority(rule.tier, rule.action, is_stateless(rule)), rule_cookie(group.name, rule)
+        priority = p.rule_priority(rule.tier, rule.action, stateless=is_stateless(rule))
+        owner = rule_cookie(group.name, rule)
         if is_conjunctive(rule):
             key = conjunction_key(group.name, rule)
             services += [(priority, owner, terms, key) for terms in service(rule)]
@@ -165,7 +166,7 @@ def _services(each: Attached, mine: Sequence[Ruled], ids: Mapping[ConjunctionKey
 
 def _accept(each: Attached, key: ConjunctionKey, number: int) -> Iterator[Flow]:
     here = (exact("conj_id", number), p.port_term(each.ofport), eth(key.ethertype))
-    table, priority = p.RULE_TABLE[key.direction], p.rule_priority(key.tier, key.action, key.stateless)
+    table, priority = p.RULE_TABLE[key.direction], p.rule_priority(key.tier, key.action, stateless=key.stateless)
     before = key.direction in each.stateless
     for state, then in _asked(key.direction, key.action, stateless=key.stateless, before=before):
         actions = (SetField("reg7", number), *then)
@@ -180,7 +181,7 @@ def member_flows(
     lists: dict[FlowKey, tuple[int, set[int]]] = {}
     here = p.network_term(tag)
     for key in wanted:
-        table, priority = p.RULE_TABLE[key.direction], p.rule_priority(key.tier, key.action, key.stateless)
+        table, priority = p.RULE_TABLE[key.direction], p.rule_priority(key.tier, key.action, stateless=key.stateless)
         side = "src" if key.direction == "ingress" else "dst"
         number, ethertype = ids[key], eth(key.ethertype)
         for member in members.get(f"{key.remote_kind}:{key.remote}", ()):
