@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 
 from hitless.core.ipsec.state import Event, KeysFiled
@@ -47,10 +48,10 @@ class Inbox:
             await asyncio.sleep(gather_seconds)
         if not self._items:
             self._arrived.clear()
-            try:
-                await asyncio.wait_for(self._arrived.wait(), timeout_seconds)
-            except TimeoutError:
-                return []
+            # Not `wait_for`: up to Python 3.11 it swallows a cancellation that comes together with what it waits for.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_seconds):
+                    await self._arrived.wait()
         items = list(self._items)
         self._items.clear()
         return items

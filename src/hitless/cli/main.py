@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from hitless.cli import agent, doctor, key, lab, node, status
+from hitless.cli import agent, doctor, firewall, key, lab, node, status
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +24,7 @@ app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.add_typer(key.app, name="key")
 app.add_typer(node.app, name="node")
+app.add_typer(firewall.app, name="firewall")
 app.add_typer(lab.app, name="lab")
 
 

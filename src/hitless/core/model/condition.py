@@ -162,6 +162,121 @@ _ALL = (
         "The log line names the operation, the code and the kernel's words. It is tried again.",
         "error",
     ),
+    Condition(
+        "intent-refused",
+        "the firewall's intent is refused",
+        "Bad documents are refused whole, with file, line, field and code; the last good intent stays in force. See "
+        "`hitless firewall check`.",
+        "error",
+    ),
+    Condition(
+        "intent-incomplete",
+        "the store does not hold a whole intent",
+        "There is no manifest, or its digest is not that of the documents: a push is under way or was cut off, or a "
+        "document was changed by hand. The last good intent stays in force. Repeat `hitless firewall push`.",
+        "warning",
+        10.0,
+    ),
+    Condition(
+        "switch-unavailable",
+        "Open vSwitch does not answer",
+        "ovs-vswitchd or ovsdb-server is down or restarting. What the datapath still forwards follows the old tables. "
+        "It is tried again by itself, every 5 seconds at the latest.",
+        "error",
+        2.0,
+    ),
+    Condition(
+        "switch-restarting",
+        "Open vSwitch has lost its tables, or is held back while they are restored",
+        "All flows are written again while `other_config:flow-restore-wait` holds the switch back; the wait is ended "
+        "after `restore_seconds` at the latest. If it lasts: another program has set the wait and not ended it.",
+        "warning",
+        5.0,
+    ),
+    Condition(
+        "switch-failed",
+        "Open vSwitch cannot do what is asked",
+        "The message says what: a bridge that is not there, a tool that is not installed, a protocol that is not "
+        "allowed. The tables stay as they are; it is tried again by itself.",
+        "error",
+    ),
+    Condition(
+        "bundle-refused",
+        "Open vSwitch refused a change of the tables",
+        "The message names the flow and the switch's reason. Nothing of the change is in force, the old tables stay; "
+        "it is tried again with growing pauses, up to a minute.",
+        "error",
+    ),
+    Condition(
+        "flow-key-taken",
+        "another program's flow stands where one of ours has to go",
+        "Table, priority and match are the same, and an add would overwrite it. Nothing is written until it is gone: "
+        "remove it, or keep that program off this bridge.",
+        "error",
+    ),
+    Condition(
+        "fail-mode-standalone",
+        "the bridge's fail_mode is not secure, and it has other programs' flows",
+        "Without `secure` an ovs-vswitchd that restarts lets everything pass until the tables are back; but setting "
+        "it empties the tables, theirs too, so it is left to you: `ovs-vsctl set-fail-mode BRIDGE secure` when it "
+        "suits them. Nothing is written until then.",
+        "error",
+    ),
+    Condition(
+        "tag-taken",
+        "two networks want one VLAN tag on this node",
+        "A tag is never renumbered while its network lives: connections are tracked under it. Give the other network "
+        "another tag. Nothing is written until then.",
+        "error",
+    ),
+    Condition(
+        "no-tag-left",
+        "all VLAN tags of this node are in use",
+        "4,094 networks have, or had, a port here. Remove what is not needed from `external_ids:hitless-tags` of the "
+        "bridge. Nothing is written until then.",
+        "error",
+    ),
+    Condition(
+        "tag-conflict",
+        "a port has another VLAN tag than its network",
+        "Somebody else has set it, and it is not overwritten. The port's rules hold, but its broadcast domain is "
+        "another than the intent says. Remove the port's tag: the agent then sets the right one.",
+        "warning",
+    ),
+    Condition(
+        "uplink-missing",
+        "an uplink of the configuration is not on the bridge",
+        "What is to leave goes out by the other uplinks; without any, as the bridge's own learning decides.",
+        "warning",
+    ),
+    Condition(
+        "orphan-conjunction",
+        "another program's conjunction has no accept flow",
+        "It completes and then finds nothing, which shadows every other conjunction of its table at the same or a "
+        "lower priority: packets that should pass are dropped. It is not ours to delete; remove the flow.",
+        "error",
+    ),
+    Condition(
+        "conj-id-zero",
+        "another program's flow matches conj_id=0",
+        "0 is the field's default value: the flow matches every packet of its table. It is not ours to delete; remove "
+        "the flow.",
+        "error",
+    ),
+    Condition(
+        "plan-refuted",
+        "a change of the tables was found unsafe before it was written",
+        "The message says which packet would be treated wrongly. Nothing is written; the old tables stay. This is a "
+        "defect: please report it with the intent.",
+        "error",
+    ),
+    Condition(
+        "state-dir-unusable",
+        "the state directory cannot be written",
+        "The agent goes on, but its successor will not know the last good intent, and the status is old. Make the "
+        "directory writable, or set state_dir.",
+        "error",
+    ),
 )
 
 REGISTRY = {condition.code: condition for condition in _ALL}

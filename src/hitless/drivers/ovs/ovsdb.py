@@ -180,8 +180,10 @@ async def _follow_table(database: str, table: str, tell: Callable[[News], None])
                 first = False
                 tell("bridge")
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                monitor.kill()
+            # A child that has ended by itself is reaped first, or asyncio would wonder about an unknown process.
+            if not monitor.stdout.at_eof():
+                with contextlib.suppress(ProcessLookupError):
+                    monitor.kill()
             await monitor.wait()
         await asyncio.sleep(_RETRY_SECONDS)
 
