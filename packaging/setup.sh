@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install what this machine lacks: Debian packages for the lab, and the project's virtual environment in .venv.
 # Safe to repeat: what is there is left alone. Says what it does. With `test` also what only the tests need: a second
-# guest kernel (QEMU) and a real etcd.
+# guest kernel (QEMU), a real etcd, and the model checker SPIN with the C compiler that it needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin # where daemons are, also for a user whose PATH does not say so
@@ -14,6 +14,7 @@ declare -A needs=([ip]=iproute2 [tc]=iproute2 [unshare]=util-linux [modprobe]=km
     [ovs-vswitchd]=openvswitch-switch)
 if [ "${1:-}" = test ]; then
     needs+=([qemu-system-x86_64]=qemu-system-x86 [busybox]=busybox-static [etcd]=etcd-server [etcdctl]=etcd-client)
+    needs+=([spin]=spin [gcc]=gcc)
 fi
 python=${PYTHON:-python3}
 if ! command -v "$python" >/dev/null || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
@@ -25,6 +26,8 @@ packages=()
 for command in "${!needs[@]}"; do
     command -v "$command" >/dev/null || packages+=("${needs[$command]}")
 done
+# SPIN's checkers include the C library's headers, which gcc alone does not bring.
+[ "${1:-}" != test ] || [ -e /usr/include/stdlib.h ] || packages+=(libc6-dev)
 "$python" -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
 # The lab brings its own kernel where the host's has no ESP (which only a real attempt can tell; see docs/guide/lab.md).
 command -v linux.uml >/dev/null || packages+=(user-mode-linux)

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from hitless.cli import agent, doctor, firewall, key, lab, node, status
+from hitless.cli import agent, doctor, explore, firewall, key, lab, node, status
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("agent")(agent.agent)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
+app.command("explore")(explore.explore)
 app.add_typer(key.app, name="key")
 app.add_typer(node.app, name="node")
 app.add_typer(firewall.app, name="firewall")
