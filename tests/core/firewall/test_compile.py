@@ -145,8 +145,8 @@ def is_accepted(flow: Flow) -> bool:
 
 PIPELINE = (
     "canary", "entry", "other", "fresh", "spoofed", "invalid", "reply", "related", "cut-reply", "cut-related",
-    "denied", "commit", "heal", "cut", "track", "out", "in", "drop", "tracked", "normal", "arp", "icmpv6", "dhcp",
-    "dhcpv6", "dhcp-server-ban", "dhcpv6-server-ban", "router-advert-ban",
+    "denied", "commit", "heal", "cut", "track", "out", "in", "untag", "drop", "tracked", "normal", "arp", "icmpv6",
+    "dhcp", "dhcpv6", "dhcp-server-ban", "dhcpv6-server-ban", "router-advert-ban",
 )  # fmt: skip
 
 

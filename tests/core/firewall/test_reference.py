@@ -40,7 +40,7 @@ TABLES: Final[tuple[tuple[int, str, str, Mapping[int | str, str]], ...]] = (
     (p.CLASSIFY, "classify", "Who sends, and to whom: sets `reg5` (port) and `reg6` (network).", {
         100: "from a port of ours, without a VLAN header: its egress rules, or none where port security is off",
         99: "from a port of ours with a VLAN header: an attempt to leave the network, dropped",
-        90: "from outside with the network's tag, to a MAC of ours: the tag is taken off",
+        90: "from outside with the network's tag, to a MAC of ours",
         85: "from outside without a tag, to a MAC of ours; denied where two networks have that MAC",
         0: "no business of ours: NORMAL"}),
     (p.EGRESS_BASE, "egress base", "What a port may call itself, and what it may always say. Then tracking.", {
@@ -79,6 +79,7 @@ TABLES: Final[tuple[tuple[int, str, str, Mapping[int | str, str]], ...]] = (
         0: "no rule: denied"}),
     (p.HOOK_EGRESS, "hook", "First packets of connections that leave; a place for somebody else's flows.", {0: "out"}),
     (p.INGRESS_ACCEPTED, "ingress accepted", "The receiver may: to its port.", {
+        100: "with the network's tag: taken off, and on",
         90: "begins a connection: entered, delivered",
         85: "carries on a connection that was cut: the mark is taken away, delivered",
         80: "delivered"}),
@@ -127,6 +128,7 @@ Cookies are left out, and of one priority at most three flows are shown.
 
 | where | what |
 |---|---|
+| `reg4` | 0, or the stamp of the last change that needed one; for a moment after such a change flows at priority 120 of 72 and 82 send packets with the old stamp to the beginning |
 | `reg5` | OpenFlow number of the port whose rules are asked |
 | `reg6` | the network's VLAN tag, which is also the conntrack zone |
 | `reg7` | the conjunction that decided, for those who look |

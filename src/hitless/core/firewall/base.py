@@ -12,6 +12,7 @@ import msgspec
 
 from hitless.core.firewall import pipeline as p
 from hitless.core.firewall.identity import cookie
+from hitless.core.firewall.stamp import entry
 from hitless.core.firewall.terms import address, eth, family, link_local, mac_number, prefix_term, protocol
 from hitless.core.model.flow import (
     ARP,
@@ -73,8 +74,9 @@ class Attached(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys(mac for mac, _ in self.sources))
 
 
-def flows(attached: Sequence[Attached], uplinks: Sequence[int]) -> Iterator[Flow]:
+def flows(attached: Sequence[Attached], uplinks: Sequence[int], stamp: int = 0) -> Iterator[Flow]:
     """All base flows of a bridge, in no particular order."""
+    yield entry(stamp)
     yield from _pipeline()
     yield from _delivery(attached)
     yield from _out(attached, uplinks)
@@ -101,7 +103,6 @@ def _pipeline() -> Iterator[Flow]:
 
     go = Resubmit
     yield put("canary", p.CANARY, 0, ())
-    yield put("entry", p.ENTRY, 1, (), go(p.CLASSIFY))
     yield put("other", p.CLASSIFY, 0, (), Normal())
     yield put("fresh", p.EGRESS_BASE, 110, (p.TRACKED,), CtClear(), go(p.EGRESS_BASE))
     for name, terms in _server_bans():
@@ -131,6 +132,9 @@ def _pipeline() -> Iterator[Flow]:
         yield put("track", p.INGRESS_BASE, 90, fresh, p.track(p.INGRESS_RULES))
     yield put("out", p.EGRESS_ACCEPTED, 80, (), go(p.OUT))
     yield put("out", p.HOOK_EGRESS, 0, (), go(p.OUT))
+    # The tag goes last: a packet that has to begin anew (`stamp.py`) still says where it came from.
+    tagged: Term = ("vlan_tci", _VLAN_PRESENT, _VLAN_PRESENT)
+    yield put("untag", p.INGRESS_ACCEPTED, 100, (tagged,), PopVlan(), go(p.INGRESS_ACCEPTED))
     yield put("in", p.INGRESS_ACCEPTED, 80, (), Output("NXM_NX_REG5[]"))
     yield put("drop", p.DENIED, 0, ())
     for name, terms in _to_every_port():
@@ -176,8 +180,7 @@ def _delivery(attached: Sequence[Attached]) -> Iterator[Flow]:
         owner, to = cookie("port", owners[0].port.name), _mac("dl_dst", mac)
         yield p.flow(p.EGRESS_ACCEPTED, 100, (p.network_term(tag), to), _to(owners), owner)
         vlan = ("vlan_tci", _VLAN_PRESENT | tag, 0x1FFF)
-        known = (PopVlan(), SetField("reg6", tag))
-        yield p.flow(p.CLASSIFY, 90, (vlan, to), (*known, *_to(owners)), owner)
+        yield p.flow(p.CLASSIFY, 90, (vlan, to), (SetField("reg6", tag), *_to(owners)), owner)
         tags.setdefault(mac, []).append(tag)
     for mac, found in tags.items():
         # Untagged and from no port of the intent: a flat network, or a port nobody listed. One MAC in two networks

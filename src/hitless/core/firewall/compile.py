@@ -19,11 +19,12 @@ from hitless.core.model.security import Intent, Place, Port
 
 
 class Local(msgspec.Struct, frozen=True):
-    """What this bridge has: port name → OpenFlow number, network → VLAN tag, and the uplinks' numbers."""
+    """What this bridge has: port name → OpenFlow number, network → VLAN tag, uplinks' numbers, the stamp in force."""
 
     ofports: Mapping[str, int]
     tags: Mapping[str, int]
     uplinks: tuple[int, ...] = ()
+    stamp: int = 0
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -65,7 +66,7 @@ def compile_flows(intent: Intent, local: Local, known: KnownIds) -> Compiled:
     used = sorted({group for each in attached for group in each.port.groups})
     ruled = {name: rules.prepare(intent.groups[name]) for name in used}
     ids = assign_ids({key for each in ruled.values() for key in each.keys}, known)
-    found = {flow.key: flow for flow in base.flows(attached, local.uplinks)}
+    found = {flow.key: flow for flow in base.flows(attached, local.uplinks, local.stamp)}
     found.update((flow.key, flow) for flow in rules.flows(attached, ruled, ids))
     found.update((flow.key, flow) for flow in _members(intent, attached, ruled, ids))
     return Compiled(found, ids, attached)
