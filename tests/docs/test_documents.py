@@ -19,6 +19,9 @@ from hitless.cli.main import app
 from hitless.core.ipsec import keyfile
 from hitless.core.model.node import KeyRecord, NodeRecord, Progress, Tombstone
 from hitless.lab import grammar, scenarios
+from hitless.lab.firewall import grammar as firewall_grammar
+from hitless.lab.firewall import scenario as firewall_scenario
+from hitless.lab.firewall.report import FirewallReport
 from hitless.lab.report import Report
 from hitless.lab.scenario import CRASH_POINTS
 from hitless.lab.verbs import VERBS
@@ -190,9 +193,11 @@ def test_records_in_the_reference_are_records(kind: type[msgspec.Struct], headin
     )
 
 
-def test_every_field_of_a_report_is_in_the_reference() -> None:
+@pytest.mark.parametrize("report", [Report, FirewallReport])
+def test_every_field_of_a_report_is_in_the_reference(report: type[msgspec.Struct]) -> None:
     text = page("reference/report.md")
-    assert not [field.name for field in msgspec.structs.fields(Report) if not row(text, field.name)]
+    text = text.split("## Of the firewall")[report is FirewallReport]
+    assert not [field.name for field in msgspec.structs.fields(report) if not row(text, field.name)]
 
 
 # --- the lab ----------------------------------------------------------------------------------------------
@@ -201,8 +206,19 @@ def test_every_field_of_a_report_is_in_the_reference() -> None:
 def test_every_verb_header_and_step_of_the_scenario_language_is_in_the_guide() -> None:
     text = page("guide/lab.md").replace("\\|", "|")
     usages = [usage for verb in VERBS.values() for usage in verb.usage.split(" | ")]
-    usages += [usage for usage, _ in grammar._HEADER.values()]
+    usages += [usage for usage, _ in grammar.HEADER.values()]
     assert not [usage for usage in (*usages, *CRASH_POINTS) if f"`{usage}`" not in text]
+
+
+def test_every_word_of_the_firewalls_scenarios_is_in_the_reference() -> None:
+    text = page("reference/firewall-scenarios.md").replace("\\|", "|")
+    usages = [usage for verb in firewall_grammar.VERBS.values() for usage in verb.usage.split(" | ")]
+    usages += [usage for usage, _ in firewall_grammar.HEADER.values()]
+    assert not [usage for usage in (*usages, *firewall_scenario.STEPS) if f"`{usage}`" not in text]
+    for name in (*firewall_scenario.NUMBERS, *firewall_scenario.COUNTED):
+        assert f"`{name} " in text
+    example = next(each for each in blocks(text, "") if "\n---\n" in each)
+    assert firewall_grammar.parse(example, source="firewall-scenarios.md", name="reference").steps
 
 
 def test_the_scenario_in_the_guide_can_be_read() -> None:
@@ -216,7 +232,7 @@ def test_scenarios_that_documents_name_are_there() -> None:
     text = "".join(file.read_text(encoding="utf-8") for file in (*GUIDES, *(ROOT / "docs/design").glob("*.md")))
     named = set(re.findall(r"lab (?:run|show) ([a-z][a-z-]+)", text))
     assert named
-    assert named <= set(scenarios.names())
+    assert named <= {*scenarios.names(), *scenarios.firewall_names()}
 
 
 # --- the whole --------------------------------------------------------------------------------------------

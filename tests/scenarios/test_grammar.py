@@ -197,6 +197,7 @@ def test_one_step_by_itself() -> None:
 def test_only_a_store_with_members_loses_one() -> None:
     for line, action in (
         ("store kill leader", s.StoreDeed("kill-leader")),
+        ("store revive", s.StoreDeed("revive")),
         ("store restart", s.StoreDeed("restart")),
         ("store cut n2", s.Link("n2", "down", to_store=True)),
         ("store mend n2", s.Link("n2", "up", to_store=True)),

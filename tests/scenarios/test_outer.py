@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hitless.cli.lab import app
-from hitless.lab import grammar, outer, playground, report, scenarios
+from hitless.lab import grammar, lines, outer, report, scenarios
 from hitless.lab.kernel import TIMED_OUT, LabError
 from hitless.lab.probe.capture import CaptureResult
 from hitless.lab.probe.judge import Verdict
@@ -115,16 +114,16 @@ def test_a_usage_error_is_a_sentence_with_a_code_and_status_two() -> None:
 def test_every_scenario_is_listed_and_can_be_shown() -> None:
     listed = CliRunner().invoke(app, ["list", "-o", "json"])
     names = [each["name"] for each in msgspec.json.decode(listed.stdout)]
-    assert tuple(names) == scenarios.names()
+    assert tuple(names) == (*scenarios.names(), *scenarios.firewall_names())
     assert all(name in CliRunner().invoke(app, ["list"]).stdout for name in names)
     shown = CliRunner().invoke(app, ["show", names[0]]).stdout
     assert grammar.parse(shown, source="shown", name=names[0]) == scenarios.find(names[0])
 
 
-# --- the playground's relay -----------------------------------------------------------------------------
+# --- lines to a guest -----------------------------------------------------------------------------------
 
 
 def test_lines_arrive_in_order_and_the_end_of_input_is_quit(tmp_path: Path) -> None:
-    playground.relay(io.StringIO("key new\n\n  ! ip netns  \n"), tmp_path)
-    lines = [asyncio.run(playground.next_line(tmp_path, number)) for number in range(4)]
-    assert lines == ["key new", "", "! ip netns", "quit"]
+    lines.relay(io.StringIO("key new\n\n  ! ip netns  \n"), tmp_path)
+    handed = [lines.taken(tmp_path, number) for number in range(5)]
+    assert handed == ["key new", "", "! ip netns", "quit", None]

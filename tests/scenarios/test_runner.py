@@ -152,6 +152,9 @@ class PublishedFiles:
     async def kill_leader(self) -> None:
         return
 
+    async def revive(self) -> None:
+        return
+
     async def restart(self) -> None:
         return
 

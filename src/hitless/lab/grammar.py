@@ -18,9 +18,9 @@ with `end` and are unrolled here. Every verb is one entry of a table: its usage,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import msgspec
 
@@ -32,7 +32,15 @@ MAX_MEMBERS: Final = 3  # of etcd: with three of them one may die
 MAX_STEPS: Final = 5000  # an unrolled loop nest larger than this is a mistake in a number, not a scenario
 MAX_NODES: Final = 16  # network namespaces and Python agents on one machine; one lab kernel has one CPU
 
+T = TypeVar("T")
 Line = tuple[int, tuple[str, ...]]
+Fields = dict[str, Any]
+Headers = Mapping[str, tuple[str, Callable[[Words], Fields]]]
+"""Header lines by their first word: how one is written, and what it becomes."""
+Verbs = Mapping[str, tuple[str, str, Callable[[Words], Any]]]
+"""Steps by their first word: how one is written, its meaning, and what it becomes."""
+Reading = tuple[int, str, Any, int]
+"""A step: its line, its text, what it became, and which turn of its loop it is."""
 
 
 def load(path: Path) -> s.Scenario:
@@ -47,6 +55,26 @@ def load(path: Path) -> s.Scenario:
 
 def parse(text: str, *, source: str, name: str) -> s.Scenario:
     """Read a scenario. `source` is how messages call it. Raises ScenarioError for the first line that is wrong."""
+
+    def make(header: Fields, steps: Iterable[Reading], where: list[int]) -> s.Scenario:
+        result = s.Scenario(name=name, steps=tuple(s.Step(*each) for each in steps), **header)
+        _check(result, where)
+        return result
+
+    return read(text, source, HEADER, VERBS, make)
+
+
+def read(
+    text: str,
+    source: str,
+    headers: Headers,
+    verbs: Verbs,
+    make: Callable[[Fields, Iterable[Reading], list[int]], T],
+) -> T:
+    """Read a text of this form in words of its own. `make` gets header, steps, and where the line of a fault is noted.
+
+    Raises ScenarioError.
+    """
     lines = tuple(_lines(text))
     dashes = next((at for at, (_, words) in enumerate(lines) if words == ("---",)), None)
     if dashes is None:
@@ -54,13 +82,10 @@ def parse(text: str, *, source: str, name: str) -> s.Scenario:
                               "there is no line `---`; the header stands above it, the steps below")
     where = [1]  # the line being read, for the message
     try:
-        header = _header(lines[:dashes], where)
-        steps = tuple(_unroll(lines[dashes + 1 :], where))
-        result = s.Scenario(name=name, steps=steps, **header)
-        _check(result, where)
+        header = _header(lines[:dashes], where, headers)
+        return make(header, tuple(_unroll(lines[dashes + 1 :], where, verbs)), where)
     except LineError as error:
         raise s.ScenarioError(error.code, source, where[0], str(error)) from None
-    return result
 
 
 def parse_step(text: str, known: Collection[str]) -> s.Step | None:
@@ -69,7 +94,8 @@ def parse_step(text: str, known: Collection[str]) -> s.Step | None:
     Loops span lines and are refused, and so are probes, whose numbers need a whole scenario. Raises ScenarioError.
     """
     try:
-        step = next(_unroll(tuple(_lines(text)), [1]), None)
+        read_step = next(_unroll(tuple(_lines(text)), [1], VERBS), None)
+        step = None if read_step is None else s.Step(*read_step)
         if step is not None:
             _check_alone(step.action, set(known))
     except LineError as error:
@@ -90,10 +116,7 @@ def _lines(text: str) -> Iterator[Line]:
 
 # --- the header -----------------------------------------------------------------------------------------
 
-Fields = dict[str, Any]
-
-
-def _title(words: Words) -> Fields:
+def title(words: Words) -> Fields:
     parts = [words.take("a title")]
     while words:
         parts.append(words.take("a title"))
@@ -129,8 +152,8 @@ def _store(words: Words) -> Fields:
     return {"etcd_members": members}
 
 
-_HEADER: Final[Mapping[str, tuple[str, Callable[[Words], Fields]]]] = {
-    "title": ("title WORDS", _title),
+HEADER: Final[Headers] = {
+    "title": ("title WORDS", title),
     "nodes": ("nodes 3", lambda w: {"nodes": w.whole("number of nodes", 2, MAX_NODES)}),
     "mode": ("mode tunnel|transport", lambda w: {"mode": w.one_of(("tunnel", "transport"), "mode")}),
     "family": ("family ipv4|ipv6|dual-stack", lambda w: {"family": w.one_of(get_args(s.Family), "family")}),
@@ -149,13 +172,13 @@ _HEADER: Final[Mapping[str, tuple[str, Callable[[Words], Fields]]]] = {
 }
 
 
-def _header(lines: Sequence[Line], where: list[int]) -> Fields:
+def _header(lines: Sequence[Line], where: list[int], headers: Headers) -> Fields:
     fields: Fields = {}
     for number, words in lines:
         where[0] = number
-        if words[0] not in _HEADER:
-            raise LineError("scenario-unknown-word", f"`{words[0]}` is no header; one of: {', '.join(_HEADER)}")
-        usage, reader = _HEADER[words[0]]
+        if words[0] not in headers:
+            raise LineError("scenario-unknown-word", f"`{words[0]}` is no header; one of: {', '.join(headers)}")
+        usage, reader = headers[words[0]]
         cursor = Words(words[1:], usage)
         for field, value in reader(cursor).items():
             if field == "streams":
@@ -174,21 +197,21 @@ def _header(lines: Sequence[Line], where: list[int]) -> Fields:
 # --- the steps ------------------------------------------------------------------------------------------
 
 
-def _unroll(lines: Sequence[Line], where: list[int]) -> Iterator[s.Step]:
+def _unroll(lines: Sequence[Line], where: list[int], verbs: Verbs) -> Iterator[Reading]:
     turns: dict[int, int] = {}
     for count, (number, words) in enumerate(_expand(lines, where), start=1):
         where[0] = number
         if count > MAX_STEPS:
             raise LineError("scenario-too-long", f"more than {MAX_STEPS} steps; is a `repeat` too large?")
-        if words[0] not in VERBS:
-            known = ", ".join((*VERBS, "repeat", "foreach"))
+        if words[0] not in verbs:
+            known = ", ".join((*verbs, "repeat", "foreach"))
             raise LineError("scenario-unknown-word", f"`{words[0]}` is no verb; one of: {known}")
-        verb = VERBS[words[0]]
-        cursor = Words(words[1:], verb.usage)
-        action = verb.read(cursor)
+        usage, _, reader = verbs[words[0]]
+        cursor = Words(words[1:], usage)
+        action = reader(cursor)
         cursor.done()
         turns[number] = turns.get(number, 0) + 1
-        yield s.Step(number, " ".join(words), action, turns[number])
+        yield number, " ".join(words), action, turns[number]
 
 
 def _expand(lines: Sequence[Line], where: list[int]) -> Iterator[Line]:
@@ -275,7 +298,9 @@ def _check_store(result: s.Scenario, where: list[int]) -> None:
     for step in result.steps:
         where[0] = step.line
         match step.action:
-            case s.Link(to_store=True) | s.StoreDeed(deed="kill-leader" | "restart") if not result.etcd_members:
+            case s.Link(to_store=True) | s.StoreDeed(deed="kill-leader" | "revive" | "restart"):
+                if result.etcd_members:
+                    continue
                 raise LineError("scenario-order", "the store is one file; add `store etcd 3 members` to the header")
 
 

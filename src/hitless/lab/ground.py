@@ -21,6 +21,7 @@ from hitless.lab.scenario import Family, Scenario
 from hitless.lab.topology import Family as Version
 from hitless.lab.topology import Topology, TopologyConfig, client_prefix, second_address, underlay_address
 
+PREFIX: Final = "hl"  # of the namespaces of scenarios
 _BURST: Final = 16
 _BURST_SECONDS: Final = 0.016  # 1,000 packets/s: what a guest with one CPU takes without dropping
 
@@ -111,7 +112,7 @@ _VERSIONS: dict[Family, tuple[Version, ...]] = {"ipv4": ("4",), "ipv6": ("6",), 
 class KernelGround:
     """Namespaces, links and probes of the kernel this runs on. Needs root."""
 
-    def __init__(self, scenario: Scenario, *, prefix: str = "hl") -> None:
+    def __init__(self, scenario: Scenario, *, prefix: str = PREFIX) -> None:
         config = TopologyConfig(
             nodes=scenario.nodes,
             families=_VERSIONS[scenario.family],

@@ -1,9 +1,9 @@
 """A lab to play in: nodes and agents that stay, and steps given one by one.
 
 Where this machine's kernel has ESP, `up` builds the nodes here, starts their agents and leaves them; `down` removes
-them. Elsewhere `up` runs a guest in the foreground. A guest has no terminal, so our standard input is relayed line by
-line: each line becomes a numbered file in the results directory, which is the one window both sides share. A line is a
-step of the scenario language, or `! COMMAND` for the shell inside; `quit` or the end of input ends it.
+them. Elsewhere `up` runs a guest in the foreground. A guest has no terminal, so our standard input is handed over line
+by line (see `lines`). A line is a step of the scenario language, or `! COMMAND` for the shell inside; `quit` or the end
+of input ends it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
-from hitless.lab import grammar
+from hitless.lab import grammar, lines
 from hitless.lab.agents import AgentError
 from hitless.lab.ground import KernelGround
 from hitless.lab.kernel import Preference, choose
@@ -38,8 +38,6 @@ from hitless.stores.open import open_store
 PREFIX: Final = "hlab"  # not the scenarios' prefix: one may run beside a playground
 PLACE: Final = Path("/run/hitless-lab")
 _GUEST_SECONDS: Final = 8 * 3600.0  # a working day; a forgotten guest should not live for ever
-_POLL_SECONDS: Final = 0.1  # between looks for the next line; typing is slower
-_QUIT: Final = "quit"
 
 
 def up(nodes: int, *, kernel: Preference = "auto") -> int:
@@ -50,7 +48,7 @@ def up(nodes: int, *, kernel: Preference = "auto") -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="hitless-playground-") as directory:
         results = Path(directory)
-        threading.Thread(target=relay, args=(sys.stdin, results), name="relay", daemon=True).start()
+        threading.Thread(target=lines.relay, args=(sys.stdin, results), name="relay", daemon=True).start()
         argv = [sys.executable, "-m", "hitless.lab.playground", "--nodes", str(nodes), "--results", str(results)]
         return chosen.run(argv, results=results, env={}, timeout_seconds=_GUEST_SECONDS)
 
@@ -98,27 +96,11 @@ def _scenario(nodes: int) -> Scenario:
 _START: Final = Step(1, "start all", Start((ALL,)))
 
 
-# --- the relay ------------------------------------------------------------------------------------------
-
-
-def relay(lines: IO[str], results: Path) -> None:
-    """Hand every line to the other side, in order; the end of input is `quit`."""
-    for number, line in enumerate(itertools.chain(lines, [_QUIT])):
-        fresh = results / ".line"
-        fresh.write_text(line.strip() + "\n", encoding="utf-8")
-        fresh.rename(_line_file(results, number))  # whole or not at all
-
-
 async def next_line(results: Path, number: int) -> str:
     """The line with this number, as soon as it has been handed over."""
-    file = _line_file(results, number)
-    while not file.exists():
-        await asyncio.sleep(_POLL_SECONDS)
-    return file.read_text(encoding="utf-8").strip()
-
-
-def _line_file(results: Path, number: int) -> Path:
-    return results / f"line-{number:06}"
+    while (line := lines.taken(results, number)) is None:
+        await asyncio.sleep(lines.POLL_SECONDS)
+    return line
 
 
 # --- inside ---------------------------------------------------------------------------------------------
@@ -152,10 +134,10 @@ async def _play(scenario: Scenario, ground: KernelGround, work: Path, results: P
     runner.populate()
     try:
         await runner.carry_out(_START)
-        _say(f"{scenario.nodes} nodes are up; files below {work}. Steps, `! COMMAND`, or `{_QUIT}`.")
+        _say(f"{scenario.nodes} nodes are up; files below {work}. Steps, `! COMMAND`, or `{lines.QUIT}`.")
         for number in itertools.count():
             line = await next_line(results, number)
-            if line == _QUIT:
+            if line == lines.QUIT:
                 return
             await _obey(line, runner, work)
     finally:

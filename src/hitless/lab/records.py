@@ -44,6 +44,10 @@ class Records(Protocol):
         """The store's leading member dies."""
         ...
 
+    async def revive(self) -> None:
+        """Members that died come back; on return they hold everything that was written."""
+        ...
+
     async def restart(self) -> None:
         """The store's servers end and begin again with what they have."""
         ...
@@ -93,6 +97,9 @@ class StoreRecords:
 
     async def kill_leader(self) -> None:
         await asyncio.to_thread(self._home.kill_leader)
+
+    async def revive(self) -> None:
+        await asyncio.to_thread(self._home.revive)
 
     async def restart(self) -> None:
         await asyncio.to_thread(self._home.restart)

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -127,7 +127,7 @@ class Runner:
         finally:
             self.end_all()
         return Record(
-            (*_merged(self._checks), *ended_early), tuple(self._marks), self._verdict, tuple(self._agents.values())
+            (*merged(self._checks), *ended_early), tuple(self._marks), self._verdict, tuple(self._agents.values())
         )
 
     def populate(self) -> None:
@@ -243,6 +243,8 @@ class Runner:
                 await self._records.compact()
             case s.StoreDeed(deed="kill-leader"):
                 await self._records.kill_leader()
+            case s.StoreDeed(deed="revive"):
+                await self._records.revive()
             case s.StoreDeed(deed="restart"):
                 await self._records.restart()
             case s.StoreDeed(node=node):
@@ -344,7 +346,18 @@ class Runner:
             await asyncio.sleep(POLL_SECONDS)
 
 
-def _merged(checks: Sequence[tuple[s.Step, Finding]]) -> list[Expectation]:
+class Numbered(Protocol):
+    """A step of any kind of scenario."""
+
+    @property
+    def line(self) -> int: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def turn(self) -> int: ...
+
+
+def merged(checks: Sequence[tuple[Numbered, Finding]]) -> list[Expectation]:
     """One expectation a line where all its turns held; each turn that did not by itself."""
     turns: dict[int, int] = {}
     for step, _ in checks:

@@ -237,10 +237,10 @@ class Foreign(msgspec.Struct, frozen=True, tag="foreign"):
 
 
 class StoreDeed(msgspec.Struct, frozen=True, tag="store"):
-    """The store is destroyed and a new one begins; it forgets its history; the member that leads dies; all members end
-    and begin again; or all records of a node are deleted from it."""
+    """The store is destroyed and a new one begins; it forgets its history; the member that leads dies; the dead
+    come back; all members end and begin again; or all records of a node are deleted from it."""
 
-    deed: Literal["wipe", "compact", "kill-leader", "restart", "forget"]
+    deed: Literal["wipe", "compact", "kill-leader", "revive", "restart", "forget"]
     node: str = ""
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import re
 import shutil
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -49,6 +50,13 @@ class StoreHome(Protocol):
         """The member that leads dies at once. LabError `no-members` where the store has none."""
         ...
 
+    def revive(self) -> None:
+        """Members that died begin again with what they have; on return they serve, and hold all that was written.
+
+        LabError `no-members`, `no-dead-member`, `etcd-does-not-serve`.
+        """
+        ...
+
     def restart(self) -> None:
         """All members end and begin again with what they have. LabError `no-members`."""
         ...
@@ -69,6 +77,9 @@ class FileHome:
     def kill_leader(self) -> None:
         raise _no_members()
 
+    def revive(self) -> None:
+        raise _no_members()
+
     def restart(self) -> None:
         raise _no_members()
 
@@ -86,28 +97,27 @@ class EtcdHome:
         self._topology, self._directory = topology, directory
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._history = 1
-        addresses = [member_address(member) for member in range(1, count + 1)]
+        self._addresses = addresses = [member_address(member) for member in range(1, count + 1)]
         self.options: StoreOptions = EtcdOptions(tuple(f"http://{each}:{DEFAULT_PORT}" for each in addresses))
         self._relays: list[Relay] = []
         directory.mkdir(parents=True, exist_ok=True)
         try:
-            self._start(addresses)
+            self._start()
             self._relays = [Relay(topology.store, (each, DEFAULT_PORT)) for each in addresses]
         except BaseException:
             self.close()
             raise
         self.own_options: StoreOptions = EtcdOptions(tuple(relay.endpoint for relay in self._relays))
-        self._addresses = addresses
 
     def wipe(self) -> None:
         self._kill()
         shutil.rmtree(self._directory / "data")
         self._history += 1
-        self._start(self._addresses)
+        self._start()
 
     def restart(self) -> None:
         self._kill()
-        self._start(self._addresses)
+        self._start()
 
     def kill_leader(self) -> None:
         for member, process in self._processes.items():
@@ -117,30 +127,56 @@ class EtcdHome:
                 return
         raise LabError("no-leader", "no etcd member says that it leads; is a majority of them alive?")
 
+    def revive(self) -> None:
+        dead = [member for member, process in self._processes.items() if process.poll() is not None]
+        if not dead:
+            raise LabError("no-dead-member", "all etcd members run; write `store kill leader` above this line")
+        written = max(self._applied(member) for member in self._processes if member not in dead)
+        for member in dead:
+            self._spawn(member)
+        self._await(dead, lambda member: self._serves(member) and self._applied(member) >= written)
+
     def close(self) -> None:
         for relay in self._relays:
             relay.close()
         self._kill()
 
-    def _start(self, addresses: Sequence[str]) -> None:
-        cluster = ",".join(f"m{n}=http://{each}:{_PEER_PORT}" for n, each in enumerate(addresses, start=1))
-        for member, address in enumerate(addresses, start=1):
-            client, peer = f"http://{address}:{DEFAULT_PORT}", f"http://{address}:{_PEER_PORT}"
-            argv = (
-                "etcd", f"--name=m{member}", f"--data-dir={self._directory / 'data' / f'm{member}'}",
-                f"--listen-client-urls={client}", f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}",
-                f"--initial-advertise-peer-urls={peer}", f"--initial-cluster={cluster}",
-                f"--initial-cluster-token=history-{self._history}",
-                f"--listen-metrics-urls=http://{address}:{_HEALTH_PORT}", *_SETTINGS,
-            )  # fmt: skip
-            with (self._directory / f"m{member}.log").open("ab") as log:
-                self._processes[member] = self._topology.spawn(self._topology.store, argv, stdout=log, stderr=log)
+    def _start(self) -> None:
+        for member in range(1, len(self._addresses) + 1):
+            self._spawn(member)
+        self._await(self._processes, self._serves)
+
+    def _spawn(self, member: int) -> None:
+        cluster = ",".join(f"m{n}=http://{each}:{_PEER_PORT}" for n, each in enumerate(self._addresses, start=1))
+        address = self._addresses[member - 1]
+        client, peer = f"http://{address}:{DEFAULT_PORT}", f"http://{address}:{_PEER_PORT}"
+        argv = (
+            "etcd", f"--name=m{member}", f"--data-dir={self._directory / 'data' / f'm{member}'}",
+            f"--listen-client-urls={client}", f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}", f"--initial-cluster={cluster}",
+            f"--initial-cluster-token=history-{self._history}",
+            f"--listen-metrics-urls=http://{address}:{_HEALTH_PORT}", *_SETTINGS,
+        )  # fmt: skip
+        with (self._directory / f"m{member}.log").open("ab") as log:
+            self._processes[member] = self._topology.spawn(self._topology.store, argv, stdout=log, stderr=log)
+
+    def _await(self, members: Collection[int], ready: Callable[[int], bool]) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        while not all(b'"true"' in self._ask(member, "/health") for member in self._processes):
-            if time.monotonic() > deadline or any(each.poll() is not None for each in self._processes.values()):
-                said = (self._directory / "m1.log").read_text("utf-8", "replace")[-500:]
+        while not all(ready(member) for member in members):
+            ended = [member for member in members if self._processes[member].poll() is not None]
+            if time.monotonic() > deadline or ended:
+                log = self._directory / f"m{[*ended, *members][0]}.log"
+                said = log.read_text("utf-8", "replace")[-500:]
                 raise LabError("etcd-does-not-serve", f"etcd did not come up within {_START_SECONDS:g} s: {said}")
             time.sleep(_LOOK_SECONDS)
+
+    def _serves(self, member: int) -> bool:
+        return b'"true"' in self._ask(member, "/health")
+
+    def _applied(self, member: int) -> float:
+        """Up to where the log of all members has been applied by this one; 0 where it does not say."""
+        found = re.search(rb"^etcd_server_proposals_applied_total (\S+)$", self._ask(member, "/metrics"), re.MULTILINE)
+        return float(found[1]) if found else 0.0
 
     def _ask(self, member: int, path: str) -> bytes:
         with namespace.enter(self._topology.store):

@@ -164,21 +164,25 @@ def _plant(words: Words) -> s.Plant:
     return s.Plant(node, peer, words.whole("sequence number", 0, (1 << 64) - 2))
 
 
+_STORE: Final = {
+    "wipe": s.StoreDeed("wipe"),
+    "compact": s.StoreDeed("compact"),
+    "restart": s.StoreDeed("restart"),
+    "revive": s.StoreDeed("revive"),
+}
+
+
 def _store(words: Words) -> s.StoreDeed | s.Link:
-    match words.one_of(("wipe", "compact", "restart", "kill", "cut", "mend"), "deed"):
-        case "wipe":
-            return s.StoreDeed("wipe")
-        case "compact":
-            return s.StoreDeed("compact")
-        case "restart":
-            return s.StoreDeed("restart")
+    match words.one_of((*_STORE, "kill", "cut", "mend"), "deed"):
         case "kill":
             words.literal("leader")
             return s.StoreDeed("kill-leader")
         case "cut":
             return s.Link(words.node(), "down", to_store=True)
-        case _:
+        case "mend":
             return s.Link(words.node(), "up", to_store=True)
+        case deed:
+            return _STORE[deed]
 
 
 def _record(words: Words) -> s.StoreDeed:
@@ -262,9 +266,9 @@ VERBS: Final[Mapping[str, Verb]] = {
     "fail": Verb("fail n1 install from n3 times 3", "armed: the IN state of one peer cannot be installed", _fail),
     "link": Verb("link n1 delay 300ms|down|up", "packets that leave a node take longer, or none passes", _link),
     "store": Verb(
-        "store wipe|compact | store restart | store kill leader | store cut|mend n2",
+        "store wipe|compact | store restart | store kill leader | store revive | store cut|mend n2",
         "the store is deleted and begins anew, or forgets its history; with `store etcd`: its servers end and begin "
-        "again, its leader dies, or it is out of a node's reach",
+        "again, its leader dies, who died comes back with what it had, or it is out of a node's reach",
         _store,
     ),
     "record": Verb("record delete n2", "all records of a node are deleted from the store", _record),

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from hitless.lab import grammar
 from hitless.lab.scenario import Scenario, ScenarioError
 
+_HERE = resources.files(__name__)
+
 
 def names() -> tuple[str, ...]:
-    """Names of all scenarios that come with the program, sorted."""
-    files = resources.files(__name__).iterdir()
-    return tuple(sorted(file.name.removesuffix(".txt") for file in files if file.name.endswith(".txt")))
+    """Names of all scenarios of nodes that come with the program, sorted."""
+    return _names(_HERE)
+
+
+def firewall_names() -> tuple[str, ...]:
+    """Names of all scenarios of the firewall that come with the program, sorted."""
+    return _names(_HERE / "firewall")
+
+
+def _names(place: Traversable) -> tuple[str, ...]:
+    return tuple(sorted(file.name.removesuffix(".txt") for file in place.iterdir() if file.name.endswith(".txt")))
 
 
 def text(name: str) -> str:
     """The text of a scenario that comes with the program. Raises ScenarioError `scenario-unknown`."""
-    if name not in names():
-        raise ScenarioError(
-            "scenario-unknown",
-            name,
-            0,
-            f"no scenario of that name comes with the program, and no file is named; there are: {', '.join(names())}",
-        )
-    return resources.files(__name__).joinpath(f"{name}.txt").read_text(encoding="utf-8")
+    for place in (_HERE, _HERE / "firewall"):
+        if name in _names(place):
+            return place.joinpath(f"{name}.txt").read_text(encoding="utf-8")
+    there = ", ".join((*names(), *firewall_names()))
+    raise ScenarioError(
+        "scenario-unknown", name, 0,
+        f"no scenario of that name comes with the program, and no file is named; there are: {there}",
+    )  # fmt: skip
 
 
 def find(name_or_path: str) -> Scenario:
