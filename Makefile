@@ -8,7 +8,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .PHONY: help demo test lint unit kernel scenarios bench setup setup-test lock clean
 
 help:
-	@echo 'make demo       keys rotated under traffic on a real kernel; a report with the losses and where the pictures are'
+	@echo 'make demo       keys rotated and a firewall restarted under traffic; a report with the losses and where the pictures are'
 	@echo 'make test       everything that CI runs: lint, unit tests, tests inside a real kernel, all scenarios'
 	@echo 'make lint       ruff, mypy --strict, import contracts'
 	@echo 'make bench      the figures of bench/, against the kernel'"'"'s own tools'
@@ -41,6 +41,8 @@ scenarios: setup
 
 bench: setup
 	@$(SUDO) $(PY) bench/footprint.py
+	@$(PY) bench/flow_text.py
+	@$(PY) bench/firewall.py
 	@$(SUDO) $(PY) -m hitless.lab.kernel --timeout 1200 --results results/bench -- $(PY) bench/xfrm_install.py
 
 lock: setup # needs pip-tools, which nothing else here does

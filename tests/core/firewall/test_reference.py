@@ -128,7 +128,7 @@ Cookies are left out, and of one priority at most three flows are shown.
 
 | where | what |
 |---|---|
-| `reg4` | 0, or the stamp of the last change that needed one; for a moment after such a change flows at priority 120 of 72 and 82 send packets with the old stamp to the beginning |
+| `reg4` | the stamp of the last change that needed one. Just after it, 120 in 72 and 82 sends old stamps to table 0 |
 | `reg5` | OpenFlow number of the port whose rules are asked |
 | `reg6` | the network's VLAN tag, which is also the conntrack zone |
 | `reg7` | the conjunction that decided, for those who look |
