@@ -36,7 +36,7 @@ from hitless.drivers.ovs.driver import OvsSwitch
 from hitless.lab.ovs import PrivateSwitch
 
 # Ports, groups, rules a group: chosen for the flow counts of the measures.
-SMALL, MIDDLE, BIG = (50, 5, 37), (130, 8, 45), (850, 16, 40)
+SMALL, MIDDLE, BIG = (50, 5, 42), (130, 8, 47), (850, 16, 40)
 
 
 def documents(shape: tuple[int, int, int]) -> list[dict[str, object]]:
