@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from hitless.cli import agent, doctor, explore, firewall, key, lab, node, status
+from hitless.cli import agent, apply, doctor, explore, firewall, key, lab, node, plan, status, verify
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +23,9 @@ app.command("agent")(agent.agent)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("explore")(explore.explore)
+app.command("plan")(plan.plan)
+app.command("apply")(apply.apply)
+app.command("verify")(verify.verify)
 app.add_typer(key.app, name="key")
 app.add_typer(node.app, name="node")
 app.add_typer(firewall.app, name="firewall")

@@ -12,6 +12,7 @@ from tests.agent.firewall.bridge import OUT, Bridge, Crash, firewall, policy, ru
 from hitless.agent.firewall import facts
 from hitless.agent.firewall.config import STEPS
 from hitless.agent.firewall.facts import generation, read_facts
+from hitless.agent.firewall.guard import Judged, Told
 from hitless.core.firewall.compile import compile_flows
 from hitless.core.firewall.identity import KnownIds, read_ids
 from hitless.core.model.flow import TRK, Conjunction, Connection, Flow, FlowKey, Interface, Resubmit, ct_state, exact
@@ -343,9 +344,9 @@ def test_others_flows_are_not_flushed_to_make_the_bridge_secure() -> None:
 def test_what_is_found_unsafe_is_not_written() -> None:
     switch = brought_up(policy())
     process = firewall(switch)
-    process._verify = lambda _bundle: "a packet would pass"
+    process._verify = lambda _picture, bundle: Judged(Told("refuted", "a packet would pass"), (bundle,), accepted=False)
     done = process.round(policy(SHOP), look=True)
-    assert done.conditions == {"plan-refuted": "a packet would pass"}
+    assert done.conditions["plan-refuted"].startswith("a packet would pass: nothing is written")
     assert not switch.written
 
 

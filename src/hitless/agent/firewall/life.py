@@ -10,6 +10,7 @@ from typing import Protocol
 import structlog
 
 from hitless.agent.firewall.config import Config
+from hitless.agent.firewall.guard import Guard
 from hitless.agent.firewall.loop import Inbox, Loop
 from hitless.agent.firewall.rounds import CrashPoint, Firewall
 from hitless.agent.firewall.sources import Adoption, from_files, from_store
@@ -47,7 +48,7 @@ def _firewall(config: Config, switch: Switch) -> Firewall:
         from hitless.agent.firewall.historic import PiecewiseFirewall
 
         return PiecewiseFirewall(switch, config, crash_at(config))
-    return Firewall(switch, config, crash_at(config))
+    return Firewall(switch, config, crash_at(config), Guard())
 
 
 def crash_at(config: Config) -> CrashPoint:

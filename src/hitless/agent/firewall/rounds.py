@@ -1,6 +1,7 @@
-"""One round of the firewall: look, compile, compare, write one bundle, wait it out, repair, remember.
+"""One round of the firewall: look, compile, compare, judge, write one bundle, wait it out, repair, remember.
 
-A round leaves the bridge as the intent says or as it was, and can be cut off after any step: what is remembered in
+Where one bundle is not sound for all packets, the same is written under a stamp (`guard.py`), or not at all. A round
+leaves the bridge as the intent says or as it was, and can be cut off after any step: what is remembered in
 `external_ids` before the bundle (`hitless-intent`) and after the repair (`hitless-committed`) tells the next process
 what may be unfinished. Nothing changed means nothing written, not even there.
 """
@@ -10,26 +11,28 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 import structlog
 
 from hitless.agent.firewall import facts
 from hitless.agent.firewall.config import Config
+from hitless.agent.firewall.confirm import UNTIL
 from hitless.agent.firewall.facts import Facts, read_facts, strangers
+from hitless.agent.firewall.guard import Judged, code, sentence, unverified
 from hitless.agent.firewall.picture import Picture
 from hitless.core.firewall.compile import Compiled, compile_flows
 from hitless.core.firewall.identity import TagError
-from hitless.core.model.flow import Flow, Normal
+from hitless.core.firewall.stamp import read_stamp
+from hitless.core.model.flow import Connection, Flow, Normal
 from hitless.core.model.security import Intent
 from hitless.core.plan.flows import AddFlow, Bundle, KeyTakenError, diff
 from hitless.ports import Switch, SwitchError
 
 CrashPoint = Callable[[str], None]
-Verify = Callable[[Bundle], str | None]
-"""What is wrong with a bundle, in a sentence; None where nothing is."""
-
+Verify = Callable[[Picture, Bundle], Judged]
+"""Whether, and in which steps, a bundle may be written to the bridge as it was last seen."""
 
 _IMPLICIT = Flow(0, 0, (), (Normal(),))  # what a bridge without controllers has by itself (vswitchd/bridge.c)
 _FLUSHES = (
@@ -39,13 +42,17 @@ _FLUSHES = (
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a round would do: nothing of it is written yet. `restarted`: ovs-vswitchd lost the tables."""
+    """What a round would do: nothing of it is written yet. `restarted`: ovs-vswitchd lost the tables.
+
+    `bundle` is the whole difference; `batches` the steps in which it was judged to be sound, empty before that.
+    """
 
     generation: str
     facts: Facts
     compiled: Compiled
     bundle: Bundle
     restarted: bool
+    batches: tuple[Bundle, ...] = ()
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -57,11 +64,7 @@ class Round(msgspec.Struct, frozen=True):
     plan: Plan | None = None
     flow_mods: int = 0
     cut: int = 0
-
-
-def unverified(_bundle: Bundle) -> str | None:
-    """The verdict where nobody is asked."""
-    return None
+    judged: Judged | None = None
 
 
 class Firewall:
@@ -72,6 +75,8 @@ class Firewall:
     ) -> None:
         self.picture = Picture(switch)
         self._config, self._crash_point, self._verify = config, crash_point, verify
+        self.confirming = False  # whether this process is the one that a pending confirmation belongs to
+        self._told: Judged | None = None  # the refusal that was logged last
         self.restarting: Callable[[], None] = lambda: None  # called when the switch is found to have lost our tables
         self._committed = ""  # the generation that this process knows to be in force, with connections repaired
         self._generation: tuple[Intent, str] | None = None
@@ -100,24 +105,30 @@ class Firewall:
         except (KeyTakenError, TagError) as error:
             self._end_stale_wait()
             return Round(generation, False, {error.code: str(error)})
-        verdict = self._verify(plan.bundle) if plan.bundle else None
-        if verdict is not None:
-            return Round(generation, False, {"plan-refuted": verdict}, plan)
         if self._flush_would_take_others():
             return Round(generation, False, {"fail-mode-standalone": _FLUSHES}, plan)
         if not self._secure():
             plan = self.plan(intent)
+        judged = self._verify(self.picture, plan.bundle) if plan.bundle else None
+        if judged is not None and not judged.accepted:
+            self._tell_refused(judged)
+            self._end_stale_wait()
+            return Round(generation, False, {code(judged.told): sentence(judged.told)}, plan, judged=judged)
+        plan = msgspec.structs.replace(plan, batches=judged.batches if judged else ())
+        self._end_confirmation()
         if not plan.restarted:
             self._end_stale_wait()
         cut = self._write(intent, plan)
-        return Round(generation, True, self.conditions(plan), plan, self.picture.flow_mods - before, cut)
+        mods = self.picture.flow_mods - before
+        return Round(generation, True, self.conditions(plan), plan, mods, cut, judged)
 
     def plan(self, intent: Intent) -> Plan:
         """What a round would write to the bridge as it is known. Raises KeyTakenError, TagError."""
         picture = self.picture
         bridge = picture.bridge or picture.look()
         found = read_facts(intent, bridge, self._config.uplinks)
-        compiled = compile_flows(intent, found.local, picture.ids())
+        local = msgspec.structs.replace(found.local, stamp=read_stamp(picture.ours.values()))
+        compiled = compile_flows(intent, local, picture.ids())
         self._crash_point("compiled")
         return Plan(
             generation=self.generation(intent),
@@ -187,7 +198,10 @@ class Firewall:
             return
         began = time.monotonic()
         with self._restoring() if plan.restarted else contextlib.nullcontext():
-            self._apply(plan.bundle)
+            for number, batch in enumerate(plan.batches):
+                if number:
+                    self.picture.barrier()
+                self._apply(batch)
         adds = sum(isinstance(op, AddFlow) for op in plan.bundle)
         seconds = round(time.monotonic() - began, 6)
         self._log.info("firewall-applied", adds=adds, deletes=len(plan.bundle) - adds, seconds=seconds)
@@ -200,17 +214,38 @@ class Firewall:
         if self.picture.bundles == self._config.lab.crash_after_batches:
             self._crash_point("batch")
 
-    def _repair(self, intent: Intent, plan: Plan) -> int:
+    def tracked(self, plan: Plan) -> tuple[Connection, ...]:
+        """What is tracked now in the networks of ports that are filtered here."""
+        zones = sorted({each.tag for each in plan.compiled.attached if each.port.port_security})
+        return self.picture.switch.connections(zones) if zones else ()
+
+    def revoked(self, intent: Intent, plan: Plan, live: Iterable[Connection]) -> tuple[Connection, ...]:
+        """Those of these connections that the intent no longer allows."""
         from hitless.core.firewall.decide import to_cut
 
-        secured = [each for each in plan.compiled.attached if each.port.port_security]
-        zones = sorted({each.tag for each in secured})
-        live = self.picture.switch.connections(zones) if zones else ()
-        doomed = to_cut(intent, secured, live)
+        return to_cut(intent, [each for each in plan.compiled.attached if each.port.port_security], live)
+
+    def _repair(self, intent: Intent, plan: Plan) -> int:
+        doomed = self.revoked(intent, plan, self.tracked(plan))
         if doomed:
             self.picture.switch.cut(doomed)
             self._log.info("connections-cut", count=len(doomed))
         return len(doomed)
+
+    def _tell_refused(self, judged: Judged) -> None:
+        # What is refused is asked again and again, and said once.
+        if judged is not self._told:
+            self._told = judged
+            told = judged.told
+            what = {"code": code(told), "verdict": told.verdict, "kind": told.kind}
+            self._log.error("plan-refuted", **what, why=told.about, story=told.story)
+
+    def _end_confirmation(self) -> None:
+        """A change that waits for a person's word, and whose command is gone, is what the documents make of it."""
+        until = self.picture.said(UNTIL)
+        if until and not self.confirming:
+            self._log.warning("confirmation-ended", until=until)
+            self.picture.remember({UNTIL: ""})
 
     @contextlib.contextmanager
     def _restoring(self) -> Iterator[None]:

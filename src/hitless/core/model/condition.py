@@ -271,6 +271,14 @@ _ALL = (
         "error",
     ),
     Condition(
+        "plan-unknown",
+        "a change of the tables could not be proved safe",
+        "The check hit a limit, or a flow of somebody else that it does not understand: the message says which. "
+        "Nothing is written, the old tables stay. Look with `hitless plan`; `hitless apply --accept-unknown` takes the "
+        "risk.",
+        "error",
+    ),
+    Condition(
         "state-dir-unusable",
         "the state directory cannot be written",
         "The agent goes on, but its successor will not know the last good intent, and the status is old. Make the "

@@ -1,0 +1,87 @@
+"""What the IPsec agent would do next, foreseen without doing it, on kernels of agents that settled and stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.agent.cluster import Cluster, key_line, run
+
+from hitless.agent.feed import listing
+from hitless.agent.plan_ipsec import IpsecPlan, NoIdentityError, waves
+from hitless.core.plan.ops import DelSa
+from hitless.stores.memory import MemoryStore
+
+
+def after_settling(place: Path, test: Callable[[Cluster], Coroutine[Any, Any, None]]) -> None:
+    async def whole() -> None:
+        cluster = Cluster(place, ("n1", "n2"))
+        cluster.key(key_line(1))
+        cluster.start()
+        await cluster.settled(1)
+        await cluster.stop()
+        await test(cluster)
+
+    run(whole)
+
+
+async def planned(cluster: Cluster) -> IpsecPlan:
+    listed, _ = await listing(MemoryStore(cluster.log), "test")
+    kernel = cluster.kernels["n1"]
+    writes = kernel.writes
+    found = waves(cluster.config("n1"), listed, kernel)
+    assert kernel.writes == writes
+    return found
+
+
+def test_a_settled_node_has_nothing_to_do(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        assert await planned(cluster) == IpsecPlan(())
+
+    after_settling(tmp_path, test)
+
+
+def test_an_sa_that_is_gone_makes_the_node_begin_anew(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        kernel = cluster.kernels["n1"]
+        kernel.apply((DelSa(cluster.sas("n1")[0].key),))
+        found = await planned(cluster)
+        assert any("a new incarnation begins: " in each for each in found.notes)
+
+    after_settling(tmp_path, test)
+
+
+def test_a_new_key_of_a_peer_is_installed_and_no_key_is_shown(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        cluster.key(key_line(2), "n2")
+        cluster.start("n2")
+        records = len(cluster.records())
+
+        async def registered() -> bool:
+            return len(cluster.records()) > records
+
+        from tests.agent.cluster import until
+
+        await until(registered)
+        await cluster.stop()
+        cluster.key(key_line(1) + key_line(2), "n1")
+        found = await planned(cluster)
+        assert len(found.waves) == 1
+        assert all(each.startswith("add-sa ") for each in found.waves[0])
+        assert any(each.startswith("published then: ") for each in found.notes)
+        text = str(found)
+        assert not [seed for seed in ("02" * 20, "03" * 20) if seed in text]
+
+    after_settling(tmp_path, test)
+
+
+def test_a_node_that_has_no_identity_yet_says_so(tmp_path: Path) -> None:
+    async def test() -> None:
+        cluster = Cluster(tmp_path, ("n1",))
+        with pytest.raises(NoIdentityError, match="claims an identity") as caught:
+            await planned(cluster)
+        assert caught.value.code == "node-not-registered"
+
+    run(test)
