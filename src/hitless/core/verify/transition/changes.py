@@ -6,7 +6,7 @@ still goes from the one fate to the other. What is left over makes the next cube
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 
 from hitless.core.model.flow import Flow
@@ -47,19 +47,27 @@ class _Changes:
                 return
             witness = self._of.pick(left)
             replay = self._of.replay(witness)
-            here = left
-            for fates, ports in ((self._was, replay.before.sent), (self._becomes, replay.after.sent)):
-                for (port, tag), node in fates.items():
-                    goes = any(port == sent and tag in (vlan, -1) for sent, vlan in ports)
-                    here = here & (node if goes else ~node)
-            cube, text = self._grown(witness, here)
+            codes = self._codes(witness)
+            point, here = self._point(codes), left
+            for node in (*self._was.values(), *self._becomes.values()):
+                here = here & (node if node & point != self._space.false else ~node)
+            cube, text = self._grown(witness, codes, here)
             yield Cube(text, _ports(replay.before.sent), _ports(replay.after.sent), witness)
             left = left & ~cube
 
-    def _grown(self, witness: Witness, inside: Node) -> tuple[Node, str]:
-        space = self._space
+    def _codes(self, witness: Witness) -> dict[str, int]:
         packet = {**witness.packet, "ct_state": witness.state, "ct_mark": witness.mark}
-        codes = {field: space.code(field, packet[field]) for field in space.codings}
+        return {field: self._space.code(field, packet[field]) for field in self._space.codings}
+
+    def _point(self, codes: Mapping[str, int]) -> Node:
+        """All packets that nothing tells from the witness."""
+        found = self._space.domain
+        for field, code in codes.items():
+            found = found & self._space.classes(field, [code])
+        return found
+
+    def _grown(self, witness: Witness, codes: Mapping[str, int], inside: Node) -> tuple[Node, str]:
+        space = self._space
         allowed = {field: [code] for field, code in codes.items()}
         outside = space.domain & ~inside
         for field in codes:
@@ -71,26 +79,35 @@ class _Changes:
         cube, words = space.true, []
         for field, chosen in allowed.items():
             cube = cube & space.classes(field, chosen)
-            words += self._words(field, chosen, witness.state)
+            words += self._words(field, chosen, witness)
         return cube, ", ".join(words) or "every packet"
 
-    def _words(self, field: str, chosen: list[int], state: int) -> list[str]:
+    def _words(self, field: str, chosen: list[int], witness: Witness) -> list[str]:
         if field == "ct_state":
-            return [state_text(state)] if len(chosen) == 1 else []
+            return [state_text(witness.state)] if len(chosen) == 1 else []
         coding = self._space.codings[field]
         count = len(coding.starts) if isinstance(coding, Ranked) else 1 << coding.bits
         if len(chosen) == count:
             return []
         if not isinstance(coding, Ranked):
-            return [f"{field} in {len(chosen)} classes"]
-        spans: list[list[int]] = []
-        for code in chosen:
-            if spans and spans[-1][1] == code - 1:
-                spans[-1][1] = code
-            else:
-                spans.append([code, code])
-        ends = [coding.ends(first, last) for first, last in spans]
-        return [f"{field}={' or '.join(_span(field, first, last, whole) for first, last, whole in ends)}"]
+            # Told apart by masks that are no prefixes: such values have no order, so the witness's stands for all.
+            return [f"{field} like {_value(field, witness.packet.get(field, 0))}"]
+        rest = sorted(set(range(count)).difference(chosen))
+        is_, isnt = _spans(chosen), _spans(rest)
+        shorter, sign = (isnt, " is not ") if len(isnt) < len(is_) else (is_, "=")
+        ends = [coding.ends(first, last) for first, last in shorter]
+        return [f"{field}{sign}{' or '.join(_span(field, first, last, whole) for first, last, whole in ends)}"]
+
+
+def _spans(codes: Iterable[int]) -> list[tuple[int, int]]:
+    """Runs of neighbouring numbers, first and last."""
+    found: list[tuple[int, int]] = []
+    for code in codes:
+        if found and found[-1][1] == code - 1:
+            found[-1] = (found[-1][0], code)
+        else:
+            found.append((code, code))
+    return found
 
 
 def _span(field: str, first: int, last: int, whole: bool) -> str:
