@@ -6,11 +6,14 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from tests.agent.cluster import Cluster, key_line, run
+from tests.agent.cluster import Cluster, key_line, run, until
 
 from hitless.agent.feed import listing
 from hitless.agent.plan_ipsec import IpsecPlan, NoIdentityError, waves
+from hitless.core.model.layout import Layout
+from hitless.core.model.node import Progress
 from hitless.core.plan.ops import DelSa
 from hitless.stores.memory import MemoryStore
 
@@ -57,19 +60,18 @@ def test_a_new_key_of_a_peer_is_installed_and_no_key_is_shown(tmp_path: Path) ->
     async def test(cluster: Cluster) -> None:
         cluster.key(key_line(2), "n2")
         cluster.start("n2")
-        records = len(cluster.records())
 
-        async def registered() -> bool:
-            return len(cluster.records()) > records
+        async def said_so() -> bool:
+            entry = await MemoryStore(cluster.log).get(Layout("test").progress("n2"))
+            return entry is not None and 2 in msgspec.json.decode(entry.value, type=Progress).receives.generations
 
-        from tests.agent.cluster import until
-
-        await until(registered)
+        await until(said_so)
         await cluster.stop()
         cluster.key(key_line(1) + key_line(2), "n1")
         found = await planned(cluster)
-        assert len(found.waves) == 1
-        assert all(each.startswith("add-sa ") for each in found.waves[0])
+        installs, switches = found.waves
+        assert all(each.startswith("add-sa ") for each in installs)
+        assert all(each.startswith("set-policy out ") for each in switches)
         assert any(each.startswith("published then: ") for each in found.notes)
         text = str(found)
         assert not [seed for seed in ("02" * 20, "03" * 20) if seed in text]
