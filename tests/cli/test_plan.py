@@ -29,6 +29,12 @@ def test_nothing_to_change_is_exit_0_and_asks_nothing(node: Node) -> None:
     assert not WRITES & set(node.bridge.calls)
 
 
+def test_what_all_ports_share_is_told_in_one_line(node: Node) -> None:
+    node.bridge.flows = {}
+    said = node.run("plan", "-c", "fw.toml", wanted=3)
+    assert said.count("what all ports share") == 1
+
+
 def test_a_rule_that_comes_is_named_with_its_place(node: Node) -> None:
     node.say((*WEB, rule(8080, "clients", name="alt")))
     said = node.run("plan", "-c", "fw.toml", wanted=3)

@@ -117,16 +117,17 @@ def digest(picture: Picture, plan: Plan) -> str:
 
 
 def _wanted(bundle: Bundle, picture: Picture, intents: Iterable[Intent]) -> tuple[Wanted, ...]:
-    counts: dict[int, list[int]] = {}
-    for op in bundle:
-        column = 2 if not isinstance(op, AddFlow) else int(op.flow.key in picture.ours)
-        counts.setdefault(op.flow.cookie, [0, 0, 0])[column] += 1
+    cookies = {op.flow.cookie for op in bundle}
     known: dict[int, Origin] = {}
     for intent in intents:
         known |= origins(intent)
-        if counts.keys() - known.keys():
+        if cookies - known.keys():
             known |= _members(intent)
-    rows = [_row(known.get(cookie, _PIPELINE), *numbers) for cookie, numbers in counts.items()]
+    counts: dict[Origin, list[int]] = {}
+    for op in bundle:
+        column = 2 if not isinstance(op, AddFlow) else int(op.flow.key in picture.ours)
+        counts.setdefault(known.get(op.flow.cookie, _PIPELINE), [0, 0, 0])[column] += 1
+    rows = [_row(origin, *numbers) for origin, numbers in counts.items()]
     return tuple(sorted(rows, key=lambda each: (each.kind, each.name)))
 
 
