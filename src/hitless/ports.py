@@ -90,7 +90,7 @@ class Switch(Protocol):
         ...
 
     def barrier(self) -> None:
-        """Return when no cached verdict from before the last bundle is in use (`revalidator/wait`, twice)."""
+        """Return when no cached verdict from before the last bundle is in use (docs/adr/0022)."""
         ...
 
     def remember(self, values: Mapping[str, str]) -> None:

@@ -32,6 +32,46 @@ def test_a_bridge_without_bundles_is_told_apart(real: RealGround) -> None:
     assert flow() in real.switch().observe().flows
 
 
+def test_an_old_verdict_that_another_overlaps_is_gone_after_a_barrier(real: RealGround) -> None:
+    """Open vSwitch 3.1 by itself keeps it for good: asked to modify it, it modifies the other (docs/adr/0022)."""
+    private = real.private
+    for number in (1, 2, 3):
+        real.add_port(f"p{number}", ofport=number)
+    wide, narrow = "priority=8,in_port=1,actions=output:{}", "priority=9,in_port=1,ip,nw_dst=10.0.0.64/26"
+
+    def send(addresses: str) -> None:
+        kind = "0x86dd),ipv6(" if ":" in addresses else "0x0800),ipv4("
+        more = "label=0,proto=17,tclass=0,hlimit=64" if ":" in addresses else "proto=17,tos=0,ttl=64"
+        ends = "in_port(1),eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:02)"
+        frame = f"{ends},eth_type({kind}{addresses},{more},frag=no),udp(src=1,dst=2)"
+        private.appctl("netdev-dummy/receive", "p1", frame)
+
+    def cached() -> list[str]:
+        lines = private.appctl("dpctl/dump-flows").splitlines()
+        return [line.partition("actions:")[2] for line in lines if "recirc" in line]
+
+    def waited() -> None:
+        for _ in range(2):
+            private.appctl("revalidator/wait")
+
+    private.ofctl("add-flow", "br0", wide.format(2))
+    send("src=fd00::1,dst=fd00::2")  # its masks are those of the second packet below, so they are looked through first
+    private.ofctl("add-flow", "br0", f"{narrow},actions=drop")
+    waited()
+    send("src=10.0.0.1,dst=10.0.0.1")  # cached by the first bits of the destination
+    private.ofctl("del-flows", "br0", narrow.removeprefix("priority=9,"))
+    waited()
+    send("src=10.0.0.1,dst=10.9.0.1")  # cached whatever the destination
+    old = set(cached())
+    assert len(cached()) == 3
+    assert len(old) == 1
+    private.ofctl("add-flow", "br0", wide.format(3))
+    real.switch().barrier()
+    send("src=10.0.0.1,dst=10.0.0.1")
+    (new,) = cached()
+    assert new not in old
+
+
 def test_an_unknown_bridge_is_named(real: RealGround) -> None:
     absent = OvsSwitch("br9", tables=TABLES, database=real.private.database, run_dir=real.private.run_dir)
     with pytest.raises(SwitchError, match="no bridge br9") as caught:
