@@ -165,6 +165,16 @@ def test_ids_that_were_freed_rest_until_the_barrier_has_passed() -> None:
     assert not before & known.in_use
 
 
+def test_an_accept_flow_that_somebody_deleted_comes_back_alone() -> None:
+    switch = brought_up(policy(SHOP))
+    before = switch.ours
+    gone = [key for key, flow in before.items() if any(term[0] == "conj_id" for term in flow.match)]
+    for key in gone:
+        del switch.flows[key]
+    assert firewall(switch).round(policy(SHOP), look=True).flow_mods == len(gone) > 0
+    assert switch.ours == before
+
+
 # --- others on the bridge ---------------------------------------------------------------------------------
 
 

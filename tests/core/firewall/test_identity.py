@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,7 +83,7 @@ def test_what_the_bridge_says_is_kept_however_it_came_about(
 
 def test_ids_in_actions_are_in_use_and_belong_to_nobody() -> None:
     clause = Flow(82, 60, (), (Conjunction(7, 1, 2), Conjunction(9, 1, 2)), conjunction_cookie(_key()))
-    assert read_ids([clause]) == KnownIds({}, frozenset({7, 9}))
+    assert read_ids([clause]) == KnownIds({}, frozenset({7, 9}), orphans=frozenset({7, 9}))
 
 
 def test_an_accept_flow_of_id_0_is_nobodys_memory() -> None:
@@ -92,6 +93,16 @@ def test_an_accept_flow_of_id_0_is_nobodys_memory() -> None:
 def test_an_id_of_somebody_else_is_not_taken_over() -> None:
     foreign = Flow(82, 60, (exact("conj_id", assign_ids([_key()], KnownIds())[_key()]),), (), cookie=0x1234)
     assert assign_ids([_key()], read_ids([foreign]))[_key()] != foreign.match[0][1]
+
+
+def test_clauses_whose_accept_flow_was_deleted_keep_their_id() -> None:
+    own = assign_ids([_key()], KnownIds())
+    clause = Flow(82, 60, (), (Conjunction(own[_key()], 1, 2),), conjunction_cookie(_key()))
+    assert assign_ids([_key()], read_ids([clause])) == own
+    foreign = msgspec.structs.replace(clause, cookie=0x1234)
+    assert assign_ids([_key()], read_ids([clause, foreign])) != own
+    resting = msgspec.structs.replace(read_ids([clause]), resting=frozenset(own.values()))
+    assert assign_ids([_key()], resting) != own
 
 
 def test_a_freed_id_rests() -> None:

@@ -44,11 +44,15 @@ class ConjunctionKey(msgspec.Struct, frozen=True, order=True):
 
 
 class KnownIds(msgspec.Struct, frozen=True):
-    """What the bridge says about ids: whose they are (by cookie), and which appear at all; plus those still resting."""
+    """What the bridge says about ids: whose they are (by cookie), and which appear at all; plus those still resting.
+
+    `orphans` are in clauses of ours alone: somebody deleted the accept flow that said whose they are.
+    """
 
     by_cookie: Mapping[int, int] = {}
     in_use: Set[int] = frozenset()
     resting: Set[int] = frozenset()
+    orphans: Set[int] = frozenset()
 
 
 def cookie(kind: str, name: str) -> int:
@@ -64,19 +68,23 @@ def conjunction_cookie(key: ConjunctionKey) -> int:
 def read_ids(flows: Iterable[Flow]) -> KnownIds:
     """Ids in matches and in actions, of ours and of others; 0 is nobody's (it is the field's default value)."""
     by_cookie: dict[int, int] = {}
-    in_use: set[int] = set()
+    told, clauses = set[int](), set[int]()
     for flow in flows:
+        ours = flow.cookie >> _COOKIE_BITS == COOKIE_PREFIX
         for field, value, _ in flow.match:
             if field == "conj_id":
-                in_use.add(value)
-                if value and flow.cookie >> _COOKIE_BITS == COOKIE_PREFIX:
+                told.add(value)
+                if value and ours:
                     by_cookie[flow.cookie] = value
-        in_use.update(each.id for each in flow.actions if isinstance(each, Conjunction))
-    return KnownIds(by_cookie, frozenset(in_use))
+        (clauses if ours else told).update(each.id for each in flow.actions if isinstance(each, Conjunction))
+    return KnownIds(by_cookie, frozenset(told | clauses), orphans=frozenset(clauses - told))
 
 
 def assign_ids(keys: Iterable[ConjunctionKey], known: KnownIds) -> dict[ConjunctionKey, int]:
-    """An id for each key: the one that the bridge has for it, else its hash, probed past every other id; never 0."""
+    """An id for each key: the one that the bridge has for it, else its hash, probed past every other id; never 0.
+
+    An orphan that is a key's hash is that key's, so that its clauses stay and only the accept flow comes back.
+    """
     assigned: dict[ConjunctionKey, int] = {}
     taken = {0}
     ordered = sorted(set(keys))
@@ -86,12 +94,14 @@ def assign_ids(keys: Iterable[ConjunctionKey], known: KnownIds) -> dict[Conjunct
             assigned[key] = held
             taken.add(held)
     avoid = taken | known.in_use | known.resting
+    orphans = known.orphans - known.resting
     for key in ordered:
         if key not in assigned:
             number = _hash(f"conjunction/{key.text}", _ID_BITS)
-            while number in avoid:
+            while number in avoid and (number not in orphans or number in taken):
                 number = (number + 1) % (1 << _ID_BITS)
             assigned[key] = number
+            taken.add(number)
             avoid.add(number)
     return assigned
 
