@@ -233,6 +233,14 @@ def test_rivals_of_a_conjunction_are_the_others_that_are_complete() -> None:
     assert (found.flow, found.rivals) == (flows[3], (flows[2],))
 
 
+def test_a_flow_that_a_clause_hid_is_a_rival_of_its_equals() -> None:
+    """An incomplete conjunction of the same match, higher up, hides it from the first look only."""
+    clause = "priority=5,tcp actions=conjunction(7,1/2)"
+    flows = table(clause, "priority=3,tcp actions=output:2", "priority=3,ip actions=drop")
+    found = Tables(flows).lookup(0, PACKET)
+    assert {found.flow, *found.rivals} == {*flows[1:]}
+
+
 def test_an_add_replaces_the_flow_with_the_same_key() -> None:
     first, second = table("priority=5,tcp actions=output:2", "priority=5,tcp actions=output:3")
     assert evaluate([Tables([first, second])], PACKET).ports == {3}

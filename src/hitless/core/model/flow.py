@@ -113,6 +113,11 @@ class Flow(msgspec.Struct, frozen=True):
     def key(self) -> FlowKey:
         return self.table, self.priority, self.match
 
+    @property
+    def is_soft(self) -> bool:
+        """Whether it is a clause of conjunctions, which decides nothing by itself (ovs-fields(7))."""
+        return bool(self.actions) and isinstance(self.actions[0], Conjunction)
+
 
 def exact(field: str, value: int) -> Term:
     """A term on all bits of a field."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from hitless.core.model.flow import Conjunction, Flow, FlowKey
+from hitless.core.model.flow import Flow, FlowKey
 
 
 class AddFlow(msgspec.Struct, frozen=True, tag="add-flow"):
@@ -60,6 +60,6 @@ def by_key(flows: Iterable[Flow]) -> dict[FlowKey, Flow]:
 
 
 def _rank(flow: Flow) -> tuple[int, FlowKey]:
-    if flow.actions and isinstance(flow.actions[0], Conjunction):
+    if flow.is_soft:
         return 2, flow.key
     return (0 if any(term[0] == "conj_id" for term in flow.match) else 1), flow.key

@@ -43,7 +43,9 @@ NORMAL: Final = -1  # in the place of a port: the bridge's learning switch
 MAX_DEPTH: Final = 64  # resubmits inside each other (ofproto-dpif-xlate.c, MAX_DEPTH); beyond, nothing is done
 _MAX_PASSES: Final = 64  # a `ct(table=)` that leads to itself would never end
 _VLAN_ID: Final = 0x0FFF
-_SUBFIELD: Final = re.compile(r"(?:NXM_NX_REG|reg)(?P<reg>\d)\[(?:(?P<low>\d+)(?:\.\.(?P<high>\d+))?)?\]")
+_SUBFIELD: Final = re.compile(
+    r"(?:NXM_NX_|OXM_OF_)?(?P<field>REG\d+|METADATA)\[(?:(?P<low>\d+)(?:\.\.(?P<high>\d+))?)?\]", re.IGNORECASE
+)
 _CT_FIELDS: Final = ("ct_state", "ct_zone", "ct_mark", "ct_label")
 
 
@@ -236,6 +238,6 @@ def _subfield(text: str) -> tuple[str, int, int]:
     found = _SUBFIELD.fullmatch(text)
     if found is None:
         raise ValueError(f"no subfield of a register: {text}")
-    field, low, high = f"reg{found['reg']}", int(found["low"] or 0), found["high"] or found["low"]
+    field, low, high = found["field"].lower(), int(found["low"] or 0), found["high"] or found["low"]
     last = int(high) if high else WIDTH[field] - 1
     return field, low, (1 << (last - low + 1)) - 1

@@ -44,10 +44,6 @@ class _Subtable:
         return self.chains.get(tuple([packet.get(field, 0) & mask for field, mask in self.masks]))
 
 
-def _is_soft(flow: Flow) -> bool:
-    return bool(flow.actions) and isinstance(flow.actions[0], Conjunction)
-
-
 class _Soft:
     """A clause flow that matched, with the flows that its match hides below it."""
 
@@ -76,6 +72,11 @@ class _Table:
         first, *others = self._settle(packet, *self._matches(packet))
         return Found(first, tuple(each for each in dict.fromkeys(others) if each != first))
 
+    def accepted(self, packet: Fields, number: int) -> Flow | None:
+        """What the second look-up finds for a conjunction that is complete."""
+        hard, _ = self._matches({**packet, "conj_id": number})
+        return hard[0] if hard else None
+
     def _settle(self, packet: Fields, hard: Sequence[Flow], soft: Sequence[_Soft]) -> list[Flow | None]:
         """What decides, and behind it what could decide in another order of equals."""
         floor = hard[0].priority if hard else -1
@@ -93,11 +94,11 @@ class _Table:
         # Nothing may come of this priority: what its clause flows hid comes to light.
         rest = [each for each in soft if each.flow.priority != top]
         for each in level:
-            uncovered = each.below()
-            if uncovered is not None and _is_soft(uncovered):
+            uncovered, best = each.below(), hard[0].priority if hard else -1
+            if uncovered is not None and uncovered.is_soft:
                 rest.append(each)
-            elif uncovered is not None and uncovered.priority > (hard[0].priority if hard else -1):
-                hard = [uncovered]
+            elif uncovered is not None and uncovered.priority >= best:
+                hard = [*(hard if uncovered.priority == best else ()), uncovered]
         lower = self._settle(packet, hard, rest)
         return [*decided, *lower, *others]
 
@@ -112,7 +113,7 @@ class _Table:
             chain = subtable.chain(packet)
             if chain is None or chain[0].priority < floor:
                 continue
-            if _is_soft(chain[0]):
+            if chain[0].is_soft:
                 soft.append(_Soft(chain))
             elif chain[0].priority > floor:
                 hard, floor = [chain[0]], chain[0].priority
@@ -154,3 +155,8 @@ class Tables:
         """What decides a packet in one table; nothing on a miss, which drops."""
         found = self._tables.get(table)
         return found.lookup(packet) if found else Found()
+
+    def accepted(self, table: int, packet: Fields, number: int) -> Flow | None:
+        """What a conjunction that is complete for a packet leads to."""
+        found = self._tables.get(table)
+        return found.accepted(packet, number) if found else None

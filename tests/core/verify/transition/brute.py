@@ -7,8 +7,10 @@ tables were old.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
+
+import msgspec
 
 from hitless.core.model.flow import EST, INV, NEW, REL, RPL, TRK, Conjunction, Flow, FlowKey
 from hitless.core.plan.flows import AddFlow, FlowOp
@@ -31,7 +33,24 @@ PASSES = 3
 
 SEEN_AT_ONCE: tuple[Kind, ...] = ("loss", "leak", "third", "poison", "ambiguous", "orphan")
 
+Asked = tuple[object, ...]
 Frozen = tuple[int, int, tuple[tuple[str, int], ...]]
+
+
+def unlike(flows: Sequence[Flow]) -> list[dict[str, int]]:
+    """The packets, one of each kind that the matches and the ports they came in by tell apart."""
+    terms = {term for flow in flows for term in flow.match if term[0] in VALUES}
+    found: dict[tuple[object, ...], dict[str, int]] = {}
+    for packet in PACKETS:
+        holds = tuple(packet[field] & mask == value for field, value, mask in sorted(terms))
+        found.setdefault((packet["in_port"], holds), packet)
+    return [*found.values()]
+
+
+def aimed(witness: Witness) -> Iterator[Witness]:
+    """The packet with every other end: no table asks for it, but the replies come from there."""
+    for nw_dst, tp_src in product(VALUES["nw_src"], VALUES["tp_dst"]):
+        yield msgspec.structs.replace(witness, packet={**witness.packet, "nw_dst": nw_dst, "tp_src": tp_src})
 
 
 def versions(before: Mapping[FlowKey, Flow], batch: Batch) -> tuple[list[dict[FlowKey, Flow]], dict[FlowKey, Flow]]:
@@ -80,26 +99,28 @@ class Brute:
         self.fields = fields_of(flows)
         self._conjunctions = any(isinstance(action, Conjunction) for flow in flows for action in flow.actions)
         tables = {flow.key: flow for flow in before}
-        self._start = Watched([*tables.values()])
-        self._steps: list[tuple[bool, list[Watched]]] = []
+        self._start = Known([*tables.values()])
+        self._steps: list[tuple[bool, list[Known]]] = []
         for batch in plan:
             seen, tables = versions(tables, batch)
-            self._steps.append((batch.atomic, [Watched([*each.values()]) for each in seen]))
+            self._steps.append((batch.atomic, [Known([*each.values()]) for each in seen]))
         self._final = [*tables.values()]
-        self._end = Watched(self._final)
+        self._end = Known(self._final)
         self._caches: dict[int, set[Frozen]] = {}
+        self._packets = unlike(flows)
         self.has_rivals = False
 
     def kinds(self) -> set[Kind]:
         """The kinds of which there is a violation. Notes in `has_rivals` whether equals decide differently anywhere."""
         found: set[Kind] = set()
-        for packet in PACKETS:
+        for packet in self._packets:
             for answer in ANSWERS:
                 witness = Witness(packet, *answer)
                 ends = [self._run((tables,), witness)[0] for tables in (self._start, self._end)]
                 self.has_rivals |= any(each.disputed for each in ends)
                 betweens = [run for seen in self._steps for run in self._runs(seen, witness)]
-                for between in betweens:
+                fates = {(each.sent, each.commits, each.disputed, each.orphans): each for each in betweens}
+                for between in fates.values():
                     self.has_rivals |= between.disputed
                     found.update(self._judge(ends[0], between, ends[1], witness))
                 if all(len(each.trail.passes) == 1 for each in (*ends, *betweens)):
@@ -112,13 +133,15 @@ class Brute:
                 yield kind
         read = self.fields.read
         marks = {mark for _, mark in between.commits - before.commits - after.commits if mark}
-        if any(concrete.mark_stays(self._final, witness, mark, read) for mark in marks):
+        ends = [*aimed(witness)]
+        if any(concrete.mark_stays(self._final, each, mark, read) for mark in marks for each in ends):
             yield "poison-stays"
         leaked = concrete.shows("leak", before, between, after) and any(not mark for _, mark in between.commits)
-        if leaked and concrete.connection_survives(self._final, witness, between.trail, read):
+        survives = concrete.connection_survives
+        if leaked and any(survives(self._final, each, between.trail, read) for each in ends):
             yield "leaked-connection"
 
-    def _runs(self, step: tuple[bool, list[Watched]], witness: Witness) -> Iterator[Run]:
+    def _runs(self, step: tuple[bool, list[Known]], witness: Witness) -> Iterator[Run]:
         atomic, seen = step
         left: list[tuple[int, ...]] = [(each,) for each in range(len(seen))]
         while left:
@@ -131,14 +154,14 @@ class Brute:
             else:
                 yield run
 
-    def _cached(self, seen: list[Watched]) -> set[Frozen]:
+    def _cached(self, seen: list[Known]) -> set[Frozen]:
         """States in which a pass began after one that saw the old tables, with its number in front."""
         held = self._caches.get(id(seen))
         if held is not None:
             return held
         found = self._caches[id(seen)] = set[Frozen]()
         for generation in range(1, PASSES):
-            for packet, answer in product(PACKETS, ANSWERS):
+            for packet, answer in product(self._packets, ANSWERS):
                 for choice in product((0, 1), repeat=generation - 1):
                     whole = (*choice, 0)
                     _, frozen = self._run([seen[each] for each in whole], Witness(packet, *answer))
@@ -152,16 +175,16 @@ class Brute:
         falls = [number for number in range(1, len(choice)) if choice[number] < choice[number - 1]]
         return all(each in cached for each in frozen if each[0] in falls)
 
-    def _run(self, tables: Sequence[Watched], witness: Witness) -> tuple[Run, set[Frozen]]:
+    def _run(self, tables: Sequence[Known], witness: Witness) -> tuple[Run, set[Frozen]]:
         """What becomes of a packet, and the states in which its later passes begin."""
-        asked: list[tuple[Watched, int, dict[str, int]]] = []
+        asked: list[tuple[Known, int, dict[str, int]]] = []
         views = [View(each, asked) for each in tables]
         answer = Tracked(witness.state, witness.mark)
         trail = evaluate(views, witness.packet, lambda _packet, _zone: answer)
         read = self.fields.read
         disputed = any(effect(rival, read) != effect(step.flow, read) for step in trail.steps for rival in step.rivals)
         orphans = frozenset(
-            number for where, table, packet in asked if self._conjunctions for number in orphaned(where, table, packet)
+            number for where, table, packet in asked if self._conjunctions for number in where.orphans(table, packet)
         )
         frozen: set[Frozen] = set()
         at = 0
@@ -175,12 +198,37 @@ class Brute:
         return Run(trail, disputed, orphans), frozen
 
 
+class Known(Tables):
+    """Tables that are asked the same a hundred times, and look it up once."""
+
+    def __init__(self, flows: Collection[Flow]) -> None:
+        super().__init__(flows)
+        self._watched = Watched(flows)
+        self._found: dict[Asked, Found] = {}
+        self._orphans: dict[Asked, frozenset[int]] = {}
+
+    def lookup(self, table: int, packet: Fields) -> Found:
+        key = (table, *packet.items())
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = super().lookup(table, packet)
+        return found
+
+    def orphans(self, table: int, packet: Fields) -> frozenset[int]:
+        """Conjunctions that are complete for a packet and have no accept flow."""
+        key = (table, *packet.items())
+        found = self._orphans.get(key)
+        if found is None:
+            found = self._orphans[key] = frozenset(orphaned(self._watched, table, packet))
+        return found
+
+
 class View(Tables):
     """The same tables, telling one list what they were asked."""
 
-    def __init__(self, tables: Watched, asked: list[tuple[Watched, int, dict[str, int]]]) -> None:
+    def __init__(self, tables: Known, asked: list[tuple[Known, int, dict[str, int]]]) -> None:
         self._tables_behind, self._asked = tables, asked
 
     def lookup(self, table: int, packet: Fields) -> Found:
         self._asked.append((self._tables_behind, table, dict(packet)))
-        return Tables.lookup(self._tables_behind, table, packet)
+        return self._tables_behind.lookup(table, packet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import msgspec
 
@@ -28,6 +29,7 @@ from hitless.core.verify.transition.verdict import Batch
 
 LAST_TABLE = 2
 IDS = (7, 9)
+_LEVELS = (10, 20)  # of their clauses, in clear tables
 _BLOCK: Term = ("nw_src", 0, 0xFFFFFFFE)
 _STATES: tuple[Term, ...] = (
     ("ct_state", TRK, TRK), ("ct_state", 0, TRK), ("ct_state", TRK | EST, TRK | EST | RPL),
@@ -35,11 +37,17 @@ _STATES: tuple[Term, ...] = (
 )  # fmt: skip
 
 
+OPERATIONS = 8  # at most, of one plan: subsets of more cannot be tried
+
+
 class Small:
-    """One source of randomness."""
+    """One source of randomness. Three in four have no two flows of equal priority that could decide differently."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311 - not for secrets
+        self._clear = seed % 4 > 0
+        places = sorted({*range(1, 40)} - {*_LEVELS})
+        self._priorities = {table: self._random.sample(places, len(places)) for table in range(LAST_TABLE + 1)}
 
     def tables(self) -> list[Flow]:
         found = [flow for table in range(LAST_TABLE + 1) for flow in self._table(table)]
@@ -55,6 +63,7 @@ class Small:
         ops: list[FlowOp] = [AddFlow(flow) for key, flow in after.items() if old.get(key) != flow]
         ops += [DelFlow(flow) for key, flow in old.items() if key not in after]
         chance.shuffle(ops)
+        ops = ops[:OPERATIONS]
         if chance.random() < 0.4:
             return [Batch(tuple(ops))]
         found = []
@@ -85,20 +94,24 @@ class Small:
 
     def _table(self, table: int) -> list[Flow]:
         chance = self._random
-        places = [chance.randrange(1, 12) for _ in range(chance.randrange(1, 4))]
+        places = [self._priority(table, range(1, 12)) for _ in range(chance.randrange(1, 4))]
         found = [Flow(table, priority, self._match(table), self._actions(table)) for priority in places]
         if table and chance.random() < 0.5:
             for _ in range(chance.randrange(2, 5)):
-                ids = chance.sample(IDS, chance.randrange(1, 3))
+                ids = chance.sample(IDS, 1 if self._clear else chance.randrange(1, 3))
                 clauses = tuple(Conjunction(number, chance.randrange(1, 3), 2) for number in ids)
-                found.append(Flow(table, chance.choice((3, 3, 3, 4)), self._match(table), clauses))
+                level = _LEVELS[IDS.index(ids[0])] if self._clear else chance.choice((3, 3, 3, 4))
+                found.append(Flow(table, level, self._match(table), clauses))
             for number in IDS:
                 if chance.random() < 0.7:
                     match = tuple(sorted((exact("conj_id", number), *self._match(table, 0.2))))
-                    found.append(Flow(table, chance.choice((3, 3, 5, 1)), match, self._actions(table)))
+                    found.append(Flow(table, self._priority(table, (3, 3, 5, 1)), match, self._actions(table)))
         if chance.random() < 0.5:
             found.append(Flow(table, 0, (), self._actions(table)))
         return found
+
+    def _priority(self, table: int, rough: Sequence[int]) -> int:
+        return self._priorities[table].pop() if self._clear else self._random.choice(rough)
 
     def _match(self, table: int, likely: float = 0.5) -> tuple[Term, ...]:
         chance = self._random

@@ -10,7 +10,7 @@ from tests.core.verify.transition import policies
 
 from hitless.core.firewall.compile import Local
 from hitless.core.firewall.identity import read_ids
-from hitless.core.model.flow import Conjunction, Flow, Opaque, Output, Resubmit, exact
+from hitless.core.model.flow import Conjunction, Ct, Flow, Opaque, Output, Resubmit, SetField, exact
 from hitless.core.model.security import Port
 from hitless.core.plan.flows import AddFlow, Bundle, DelFlow
 from hitless.core.verify.transition.changes import changes
@@ -182,6 +182,70 @@ def test_what_is_not_understood_counts_only_where_it_can_matter() -> None:
     found = check([*old, strange], moves)
     assert isinstance(found, Unknown)
     assert "tun_gbp_id=7" in found.limit
+
+
+@pytest.mark.parametrize("text", ["pop_mpls:0x0800", "controller(pause)", "decap()"])
+def test_an_action_that_ends_a_pass_is_no_part_of_one(text: str) -> None:
+    """What follows it reads the tables anew: an atomic bundle is met in two versions."""
+    first = Flow(0, 5, (exact("in_port", 1),), (Opaque(text), Resubmit(5)))
+    before = [first, Flow(5, 5, (), ())]
+    plan = [Batch((AddFlow(Flow(0, 6, first.match, ())), AddFlow(Flow(5, 5, (), (Output(2),)))))]
+    assert isinstance(check(before, plan), Unknown)
+
+
+def test_ports_and_zones_are_taken_from_what_actions_write() -> None:
+    def sends(port: int, subfield: str) -> list[Flow]:
+        return [Flow(0, 5, (), (SetField("metadata", port), Resubmit(1))), Flow(1, 5, (), (Output(subfield),))]
+
+    before, (between, _) = sends(2, "OXM_OF_METADATA[0..15]"), sends(3, "")
+    there_and_back = [Batch((AddFlow(between),)), Batch((AddFlow(before[0]),))]
+    assert isinstance(check(before, there_and_back), Counterexample)
+    lost = Flow(0, 9, (exact("in_port", 7),), ())
+    in_between = [Batch((AddFlow(lost),)), Batch((DelFlow(lost),))]
+    found = check(sends(2, "NXM_NX_CT_MARK[]"), in_between)
+    assert isinstance(found, Unknown)
+    assert "NXM_NX_CT_MARK[]" in found.limit
+    zoned = (Ct(zone="NXM_NX_CT_MARK[0..15]", table=2),)
+    found = check([before[0], Flow(1, 5, (), zoned), Flow(2, 1, (), (Output(4),))], in_between)
+    assert isinstance(found, Unknown)
+    assert "NXM_NX_CT_MARK[0..15]" in found.limit
+    high = [Flow(0, 5, (), (Ct(zone="NXM_NX_REG13[0..15]", commit=True), Output(2)))]
+    assert isinstance(check(high, in_between), Counterexample)
+
+
+def test_a_changed_flow_with_a_match_that_is_not_understood_is_unknown() -> None:
+    strange = Flow(0, 6, (("in_port", 1, 0xFFFFFFFF), ("tun_src=10.0.0.1", 0, 0)), (Output(3),))
+    found = check([Flow(0, 5, (exact("in_port", 1),), (Output(2),))], [Batch((AddFlow(strange),), atomic=False)])
+    assert isinstance(found, Unknown)
+    assert "tun_src=10.0.0.1" in found.limit
+
+
+def asked_twice(zone: int | None = None) -> tuple[list[Flow], Batch]:
+    """A pass asks table 1 with reg5=1 and with reg5=2; two writes of equal masks in no order turn each to port 3."""
+    one, two, other = SetField("reg5", 1), SetField("reg5", 2), Resubmit(1)
+    lead = (one, other, two, other) if zone is None else (one, Ct(zone=zone, table=1), two, Ct(zone=zone, table=1))
+    old = [Flow(1, 5, (exact("reg5", value),), (Output(2),)) for value in (1, 2)]
+    new = [AddFlow(msgspec.structs.replace(flow, actions=(Output(3),))) for flow in old]
+    return [Flow(0, 5, (), lead), *old], Batch(tuple(new), atomic=zone is not None)
+
+
+def test_a_pass_that_asks_a_table_twice_may_see_one_write_and_not_the_other() -> None:
+    before, batch = asked_twice()
+    assert isinstance(check(before, [batch], properties=frozenset({"loss"})), Proved)
+    first = Flow(1, 5, (exact("reg5", 1),), ())
+    drops = [AddFlow(first), AddFlow(msgspec.structs.replace(before[2], actions=()))]
+    # One of them is there after each batch; in between neither may be, and the packet is lost.
+    start = [*before[:1], first, before[2]]
+    swap = Batch((AddFlow(before[1]), drops[1]), atomic=False)
+    found = check(start, [swap], properties=frozenset({"loss"}))
+    assert isinstance(found, Counterexample), found
+
+
+def test_two_passes_at_once_may_see_different_tables() -> None:
+    before, batch = asked_twice(zone=5)
+    found = check(before, [batch])
+    assert isinstance(found, Unknown), found
+    assert "two ct() at once" in found.limit
 
 
 def test_limits_are_said_and_not_passed_over() -> None:

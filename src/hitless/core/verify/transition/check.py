@@ -20,8 +20,8 @@ import msgspec
 from hitless.core.model.flow import EST, TRK, Flow, exact
 from hitless.core.verify.classifier import NORMAL
 from hitless.core.verify.transition.evaluation import Evaluation
-from hitless.core.verify.transition.packets import MakeAlgebra, Node, oxidd
-from hitless.core.verify.transition.queries import Lasting
+from hitless.core.verify.transition.packets import MIRRORED, MakeAlgebra, Node, oxidd
+from hitless.core.verify.transition.queries import EQUALS, Lasting
 from hitless.core.verify.transition.region import Touched, passes_that_meet
 from hitless.core.verify.transition.telling import steps, told, went
 from hitless.core.verify.transition.verdict import (
@@ -42,6 +42,10 @@ from hitless.core.verify.transition.versions import Timeline
 from hitless.core.verify.transition.witness import Run
 
 _FEW_NODES = 1 << 18
+_FEW_KEYS = 48  # that are told apart one by one, where a pass may see two of a kind
+_AIMED = ("nw_dst", "ipv6_dst")
+"""Where a packet is sent to is often of no account to it, and all to its reply."""
+_MIRRORS = (*MIRRORED, *((other, one) for one, other in MIRRORED))
 _UNREACHED = Proved("no packet that enters by table 0 reaches a flow that changes")
 _SAYS: dict[Kind, str] = {
     "leaked-connection": "a connection that is denied before and after the plan is let in between, and lives on",
@@ -65,6 +69,7 @@ def check(
     Raises DisagreementError where the check contradicts its own replay, which is a defect of this program.
     """
     try:
+        before = [*before]
         timeline = Timeline(before, plan, limits)
         if not timeline.turns:
             return Proved("the plan changes nothing that a packet could tell")
@@ -75,19 +80,26 @@ def check(
         if touched is not None and touched.is_last_met(-1):
             return Proved(f"one atomic bundle of {len(timeline.touched)} changed flows, which a packet meets in one "
                           "pass at most: it sees all of it or nothing")  # fmt: skip
-        return _evaluated(properties, limits, lambda nodes: Evaluation(
-            timeline, limits, algebra, nodes, touched, quiet))  # fmt: skip
+        evaluate: _Evaluate = lambda nodes, apart: Evaluation(  # noqa: E731
+            Timeline(before, plan, limits, apart) if apart else timeline, limits, algebra, nodes, touched, quiet, apart
+        )  # fmt: skip
+        return _evaluated(properties, limits, evaluate)
     except LimitError as error:
         return Unknown(str(error))
 
 
-def _evaluated(
-    properties: frozenset[str], limits: Limits, evaluate: Callable[[int], Evaluation]
-) -> Verdict:
+_Evaluate = Callable[[int, frozenset[int]], Evaluation]
+
+
+def _evaluated(properties: frozenset[str], limits: Limits, evaluate: _Evaluate) -> Verdict:
     """Over decision diagrams: first in a small space, which is made in no time, then in all that is allowed."""
     for nodes in sorted({min(_FEW_NODES, limits.nodes), limits.nodes}):
         try:
-            return _Judge(evaluate(nodes)).verdict(properties)
+            found = evaluate(nodes, frozenset())
+            twice = frozenset(found.outcome.twice)
+            if twice and sum(key[0] in twice for key in found.timeline.touched) <= _FEW_KEYS:
+                found = evaluate(nodes, twice)
+            return _Judge(found).verdict(properties)
         except MemoryError:
             continue
     return Unknown(f"more than {limits.nodes} nodes of decision diagrams: split the plan, or raise the limit")
@@ -108,13 +120,14 @@ class _Judge:
     def verdict(self, properties: frozenset[str]) -> Verdict:
         """The first violation in the order of KINDS; unknown where something stood in the way of a proof."""
         hidden = self._of.queries.open_to()
-        shown = ~self._of.outcome.impossible
-        for node in hidden.values():
-            shown = shown & ~node
+        understood = ~self._of.outcome.impossible
+        for why, node in hidden.items():
+            understood = understood & ~node if why != EQUALS else understood
+        shown = understood & ~hidden.get(EQUALS, self._of.space.false)
         open_kinds = []
         for kind in KINDS:
             if kind in properties:
-                found = self._ask(kind, ~self._of.outcome.impossible if kind == "ambiguous" else shown)
+                found = self._ask(kind, understood if kind == "ambiguous" else shown)
                 if isinstance(found, Counterexample):
                     return found
                 open_kinds += [] if found is None else [found.limit]
@@ -144,9 +157,7 @@ class _Judge:
             if asked == none:
                 break
             found = self._of.pick(asked)
-            # Where a packet is sent to is often of no account to it, and all to its reply.
-            free = ("nw_dst", "ipv6_dst")
-            fixed = {field: value for field, value in found.packet.items() if field not in free}
+            fixed = {field: value for field, value in found.packet.items() if field not in _AIMED}
             answers = lasting.answers & self._of.space.answering(fixed)
             if answers == none:
                 asked = asked & ~self._of.space.like(fixed)
@@ -156,7 +167,8 @@ class _Judge:
                 asked = asked & ~self._of.space.like(found.packet)
                 continue
             answer = self._of.pick(answers).packet
-            aimed = {**fixed, **{field: answer.get(field.replace("dst", "src"), 0) for field in free}}
+            free = {field: answer[mirror] for field, mirror in _MIRRORS if field not in fixed and mirror in answer}
+            aimed = {**dict.fromkeys(_AIMED, 0), **fixed, **free}
             for packet in (aimed, found.packet):
                 witness = msgspec.structs.replace(found, packet=packet)
                 if self._of.space.like(packet) & asked != none and self._of.replay(witness).shows(kind, found.seen):

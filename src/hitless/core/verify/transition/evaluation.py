@@ -42,7 +42,7 @@ class Evaluation:
 
     def __init__(
         self, timeline: Timeline, limits: Limits, algebra: MakeAlgebra, nodes: int, met: Touched | None = None,
-        quiet: frozenset[int] = frozenset(),
+        quiet: frozenset[int] = frozenset(), apart: frozenset[int] = frozenset(),
     ) -> None:  # fmt: skip
         self.timeline, self.limits = timeline, limits
         touched = timeline.touched
@@ -69,7 +69,7 @@ class Evaluation:
             if timeline.is_atomic(step):
                 atomic = atomic | self.space.steps(step, step)
         run = Run(self.space, self._tables, effects, self.fields, atomic,
-                  (lambda _generation: False) if met is None else met.is_last_met)  # fmt: skip
+                  (lambda _generation: False) if met is None else met.is_last_met, apart)  # fmt: skip
         where = self.space.domain & self._near(cubes)
         for port in quiet:
             where = where & ~self.space.term(exact("in_port", port))

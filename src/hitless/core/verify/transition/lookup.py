@@ -117,7 +117,7 @@ class Table:
         conj, masks, values, terms, fuzzy = None, [], [], [], False
         for term in flow.match:
             if term[0] == "conj_id":
-                if term[2] != 0xFFFFFFFF or _is_soft(flow):
+                if term[2] != 0xFFFFFFFF or flow.is_soft:
                     raise LimitError(f"{place(flow)} matches part of conj_id, or is a clause that asks for one")
                 conj = term[1]
             elif term[0] not in WIDTH:
@@ -127,7 +127,7 @@ class Table:
                 values.append(term[1])
             else:
                 terms.append(term)
-        soft = tuple(each for each in flow.actions if isinstance(each, Conjunction)) if _is_soft(flow) else ()
+        soft = tuple(each for each in flow.actions if isinstance(each, Conjunction)) if flow.is_soft else ()
         if len({each.id for each in soft}) < len(soft):
             raise LimitError(f"{place(flow)} is in two clauses of one conjunction")
         effect = 0 if soft else self.effects.number(flow.actions)
@@ -372,7 +372,3 @@ def _united(parts: Sequence[Mapping[int, Node]]) -> dict[int, Node]:
         for effect, where in part.items():
             _put(found, effect, where)
     return found
-
-
-def _is_soft(flow: Flow) -> bool:
-    return bool(flow.actions) and isinstance(flow.actions[0], Conjunction)

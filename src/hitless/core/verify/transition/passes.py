@@ -11,7 +11,7 @@ that came out of its first pass in the same state from the same port, when the t
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from hitless.core.model.flow import (
@@ -36,6 +36,7 @@ from hitless.core.verify.transition.region import CT_FIELDS, Fields, is_harmless
 from hitless.core.verify.transition.verdict import LimitError
 
 _VID = 0x0FFF
+_PARTED = "a packet is resumed by two ct() at once, and each may see its own tables"
 Constants = tuple[tuple[str, int], ...]
 Inner = tuple[int | None, ...]
 """VLAN headers below the outer one; None is the packet's own."""
@@ -48,7 +49,7 @@ class Outcome:
     `sent` by port and VLAN tag (-1: the tag it came with, which is none that any action writes); `commits` by zone and
     mark (None leaves it). `unclear` names what was not understood, with the packets that met it; `opaque` the actions
     that are not understood but lead nowhere else. `impossible` are packets
-    whose passes never see such versions together.
+    whose passes never see such versions together. `twice` are tables that one pass asks more than once.
     """
 
     def __init__(self, space: Space) -> None:
@@ -59,6 +60,7 @@ class Outcome:
         self.unclear: dict[str, Node] = {}
         self.opaque: dict[str, Node] = {}
         self.looked: list[tuple[Node, Found]] = []
+        self.twice: set[int] = set()
 
 
 class _Moving(NamedTuple):
@@ -84,16 +86,17 @@ class Run:
 
     def __init__(
         self, space: Space, tables: Mapping[int, Table], effects: Effects, fields: Fields, atomic_steps: Node,
-        settled: Callable[[int], bool],
+        settled: Callable[[int], bool], apart: Collection[int] = (),
     ) -> None:  # fmt: skip
         self.outcome = Outcome(space)
         self._space, self._tables, self._effects, self._fields = space, tables, effects, fields
-        self._atomic, self._settled = atomic_steps, settled
+        self._atomic, self._settled, self._apart = atomic_steps, settled, apart
         self._met = space.false
         self._rank = _ranks(tables, effects)
         self._generation = 0
         self._forks: dict[_State, Node] = {}
         self._visited: dict[int, Node] = {}
+        self._resumed, self._parted = space.false, space.false
         self._left: dict[_State, tuple[Node, int]] = {}
         self._queue: list[tuple[int, int, _State]] = []
         self._counter = 0
@@ -104,7 +107,7 @@ class Run:
         zeros = {field: 0 for field in (*CT_FIELDS, *CONSTANT) if field in self._fields.read and field != "conj_id"}
         starts = {_State(0, self._project(zeros, 0), ()): where}
         for generation in range(generations):
-            self._generation, self._forks, self._visited = generation, {}, {}
+            self._generation, self._forks, self._visited, self._resumed = generation, {}, {}, self._space.false
             for state, here in starts.items():
                 self._push(state, here, 0)
             self._drain()
@@ -161,7 +164,9 @@ class Run:
         outcome = self.outcome
         if found.moves:
             outcome.looked.append((where, found))
-            self._met = self._met | where & changed(self._space, found)
+            meets = where & changed(self._space, found)
+            self._met = self._met | meets
+            self._unclear(_PARTED, meets & self._parted)
             self._revisit(state.table, where)
         outcome.equals = outcome.equals | found.equals & where
         outcome.orphans = outcome.orphans | found.orphans & where
@@ -178,8 +183,10 @@ class Run:
     def _revisit(self, table: int, where: Node) -> None:
         """Writes in no order: a pass that asks one table twice may see two keys of equal masks, each in its own way."""
         before = self._visited.get(table, self._space.false)
-        self._unclear(f"table {table} is asked twice in one pass while it is written in no order",
-                      before & where & ~self._atomic)  # fmt: skip
+        again = before & where & ~self._atomic
+        if table not in self._apart and again != self._space.false:
+            self.outcome.twice.add(table)
+            self._unclear(f"table {table} is asked twice in one pass while it is written in no order", again)
         self._visited[table] = before | where
 
     def _follow(self, actions: Sequence[Action], start: _Moving, *, last: bool) -> list[_Moving]:
@@ -219,7 +226,7 @@ class Run:
                 elif field not in CONSTANT:  # a register that nothing reads any more is not carried along
                     self._unclear(f"a part of {field} is written", moving.where)
             case Output(port):
-                self._send(_number(port, constants), moving)
+                self._output(port, moving)
             case Normal():
                 self._send(NORMAL, moving)
             case Ct():
@@ -245,7 +252,10 @@ class Run:
             _add(into, f"the action {action.text}", where, self._space.false)
 
     def _ct(self, action: Ct, moving: _Moving) -> _Moving:
-        zone = _number(action.zone, moving.constants)
+        known = _number(action.zone, moving.constants)
+        zone = known or 0
+        if known is None:
+            self._unclear(f"a zone taken from {action.zone}", moving.where)
         if action.commit:
             _add(self.outcome.commits, (zone, action.mark), moving.where, self._space.false)
         constants = {**moving.constants, **_UNTRACKED}
@@ -257,7 +267,16 @@ class Run:
                 resumed["ct_mark"] = action.mark
             state = _State(action.table, self._project(resumed, action.table), moving.inner)
             _add(self._forks, state, moving.where, self._space.false)
+            self._parted = self._parted | moving.where & self._resumed
+            self._resumed = self._resumed | moving.where
         return moving._replace(constants=constants)
+
+    def _output(self, port: int | str, moving: _Moving) -> None:
+        number = _number(port, moving.constants)
+        if number is None:
+            _add(self.outcome.opaque, f"a port taken from {port}", moving.where, self._space.false)
+        else:
+            self._send(number, moving)
 
     def _send(self, port: int, moving: _Moving) -> None:
         space, where = self._space, moving.where
@@ -311,11 +330,12 @@ def _merged(back: list[_Moving]) -> list[_Moving]:
     return [*found.values()]
 
 
-def _number(of: int | str, constants: Mapping[str, int]) -> int:
+def _number(of: int | str, constants: Mapping[str, int]) -> int | None:
+    """A number, or the value of a subfield; None where its field is none that actions write."""
     if isinstance(of, int):
         return of
     field, low, mask = subfield(of)
-    return constants.get(field, 0) >> low & mask
+    return constants.get(field, 0) >> low & mask if field in CONSTANT else None
 
 
 def _tags(effects: Effects) -> set[int]:

@@ -8,13 +8,14 @@ leave the outcome open at an end, or in between, are set apart (`open_to`), for 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from hitless.core.model.flow import EST, RPL, TRK
 from hitless.core.verify.transition.packets import Node, Space
 from hitless.core.verify.transition.passes import Outcome, changed
 from hitless.core.verify.transition.verdict import Kind
 
+EQUALS: Final = "flows that are equal by the rules decide differently, at an end or in between"
 Key = TypeVar("Key", bound=Hashable)
 _LIVE = TRK | EST
 
@@ -116,8 +117,7 @@ class Queries:
         none = self._space.false
         # What was not understood, or decided by equals, may lead to what changes.
         found = {why: self._space.whenever(node) for why, node in self._outcome.unclear.items()}
-        equals = "flows that are equal by the rules decide differently, at an end or in between"
-        found[equals] = self._space.whenever(self._outcome.equals)
+        found[EQUALS] = self._space.whenever(self._outcome.equals)
         blind = {why: node for why, node in self._outcome.opaque.items() if node != none}
         changes = self._changed() if blind else none
         found.update((why, self._space.whenever(node) & changes) for why, node in blind.items())

@@ -33,23 +33,28 @@ from hitless.core.verify.transition.packets import CONSTANT
 CT_FIELDS: Final = ("ct_label", "ct_mark", "ct_state", "ct_zone")
 _ENTRY: Final = 0
 _MAX_GENERATIONS: Final = 64  # passes that are looked at before a circle of `ct(table=)` is taken for endless
-_FEW_CUBES: Final = 64  # touched matches up to which each flow is compared with every one
+_FEW_CUBES: Final = 512  # touched matches up to which what flows ask for is compared with every one
 _HARMLESS: Final = ("note", "controller", "CONTROLLER", "set_queue", "pop_queue")
-_JUMPS: Final = ("resubmit", "ct(", "goto", "clone", "write_", "table", "learn", "group", "check_pkt_larger", "sample")
+_JUMPS: Final = (
+    "resubmit", "ct(", "goto", "clone", "write_", "table", "learn", "group", "check_pkt_larger", "sample",
+    "pop_mpls", "encap", "decap", "pause", "debug_recirc",  # end a pass: what follows them reads the tables anew
+)  # fmt: skip
 
 
 class Touched(NamedTuple):
     """What is known of a change before anything is encoded.
 
     `meets`: for each pass, whether any packet can meet the change there. `wild`: a flow that may lead anywhere.
+    `parts`: whether a packet may be resumed by two `ct()` at once, each of which reads the tables for itself.
     """
 
     meets: tuple[bool, ...]
     wild: Flow | None
+    parts: bool
 
     def is_last_met(self, generation: int) -> bool:
         """Whether at most one pass after this one (from 0) meets the change."""
-        return self.wild is None and sum(self.meets[generation + 1 :]) <= 1
+        return self.wild is None and not self.parts and sum(self.meets[generation + 1 :]) <= 1
 
 
 def passes_that_meet(flows: Iterable[Flow], touched: Iterable[FlowKey]) -> Touched:
@@ -59,12 +64,13 @@ def passes_that_meet(flows: Iterable[Flow], touched: Iterable[FlowKey]) -> Touch
     while states and len(meets) < _MAX_GENERATIONS:  # a circle of passes goes round until here
         met, states = walk.one_pass(states)
         meets.append(met)
-    return Touched(tuple(meets), walk.wild)
+    return Touched(tuple(meets), walk.wild, walk.parts)
 
 
 class _Walk:
     def __init__(self, flows: Iterable[Flow], touched: Iterable[FlowKey]) -> None:
         self.wild: Flow | None = None
+        self.parts = False
         self._by_state: dict[tuple[int, bool], dict[int, Flow]] = {}
         self._touched: set[tuple[int, bool]] = set()
         for flow in flows:
@@ -88,6 +94,8 @@ class _Walk:
 
     def _follow(self, flow: Flow, tracked: bool, onward: set[tuple[int, bool]]) -> Iterator[tuple[int, bool]]:
         states = {tracked}
+        resumes = sum(isinstance(each, Ct) and each.table is not None for each in flow.actions)
+        self.parts |= resumes > 1 or (resumes > 0 and any(isinstance(each, Resubmit) for each in flow.actions))
         for action in flow.actions:
             if isinstance(action, Resubmit):
                 yield from ((action.table, each) for each in states)
@@ -123,7 +131,7 @@ def _tracked(match: Match) -> tuple[bool, ...]:
 
 def is_harmless(action: Opaque) -> bool:
     """Whether an action that is not understood at least changes nothing that tables look at."""
-    return action.text.startswith(_HARMLESS)
+    return action.text.startswith(_HARMLESS) and "pause" not in action.text
 
 
 def leads_on(action: Opaque, rest: Sequence[Action]) -> bool:
@@ -132,7 +140,7 @@ def leads_on(action: Opaque, rest: Sequence[Action]) -> bool:
 
 
 def jumps(action: Opaque) -> bool:
-    """Whether an action that is not understood may lead to other tables, or to other flows."""
+    """Whether an action that is not understood may lead to other tables, to other flows, or to another pass."""
     return any(word in action.text for word in _JUMPS)
 
 
@@ -179,8 +187,8 @@ def _reads(action: Action) -> set[str]:
 
 
 def register(of: int | str) -> str:
-    """The register of a subfield such as `NXM_NX_REG6[0..15]`; empty for a number."""
-    return "" if isinstance(of, int) else of.partition("[")[0].removeprefix("NXM_NX_").lower()
+    """The field of a subfield such as `NXM_NX_REG6[0..15]`; empty for a number."""
+    return "" if isinstance(of, int) else of.partition("[")[0].lower().removeprefix("nxm_nx_").removeprefix("oxm_of_")
 
 
 @lru_cache
@@ -232,9 +240,9 @@ def _behind(
 
 def touched_cubes(touched: Iterable[FlowKey], written: Collection[str]) -> frozenset[Match]:
     """What is common to the packets that meet each key: its terms on fields that no action and no pass changes."""
+    moving = {*CONSTANT, *written, *CT_FIELDS}
     return frozenset(
-        tuple(term for term in match if term[0] not in CONSTANT and term[0] not in written and term[0] not in CT_FIELDS)
-        for _, _, match in touched
+        tuple(term for term in match if term[2] and term[0] not in moving) for _, _, match in touched
     )
 
 
@@ -243,7 +251,16 @@ def near(flows: Iterable[Flow], cubes: Collection[Match]) -> list[Flow]:
     if len(cubes) > _FEW_CUBES or () in cubes:
         return [*flows]
     wanted = [{field: (value, mask) for field, value, mask in cube} for cube in cubes]
-    return [flow for flow in flows if any(_meet(flow.match, cube) for cube in wanted)]
+    asked = {field for cube in wanted for field in cube}
+    known: dict[Match, bool] = {}
+    found = []
+    for flow in flows:
+        terms = tuple([term for term in flow.match if term[0] in asked])
+        if terms not in known:
+            known[terms] = any(_meet(terms, cube) for cube in wanted)
+        if known[terms]:
+            found.append(flow)
+    return found
 
 
 def _meet(match: Match, cube: Mapping[str, tuple[int, int]]) -> bool:

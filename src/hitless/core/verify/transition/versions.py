@@ -9,7 +9,7 @@ after the batch is all ones; every write to a key may be the last one, whatever 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from typing import NamedTuple
 
@@ -58,9 +58,14 @@ class Turn(NamedTuple):
 
 
 class Timeline:
-    """A plan replayed over the tables that it meets."""
+    """A plan replayed over the tables that it meets.
 
-    def __init__(self, before: Iterable[Flow], plan: Sequence[Batch], limits: Limits) -> None:
+    `apart` are tables that one pass may ask twice: each of their keys has a number of its own.
+    """
+
+    def __init__(
+        self, before: Iterable[Flow], plan: Sequence[Batch], limits: Limits, apart: Collection[int] = ()
+    ) -> None:
         self.before: dict[FlowKey, Flow] = {flow.key: flow for flow in before}
         self.plan = tuple(plan)
         self.turns: list[dict[FlowKey, Turn]] = []
@@ -76,9 +81,10 @@ class Timeline:
                 raise LimitError("a batch writes one key more often than orders of writes are looked at")
             if not changes:
                 continue
-            places, used = _places(changes, atomic=batch.atomic)
+            groups = {key: key if key[0] in apart else _tuple_of(key) for key in changes}
+            places, used = _places(changes, groups, atomic=batch.atomic)
             self.numbers.append(number)
-            self.turns.append({key: Turn(each, places[_tuple_of(key)]) for key, each in changes.items()})
+            self.turns.append({key: Turn(each, places[groups[key]]) for key, each in changes.items()})
             self.orders = max(self.orders, used)
         self.touched = frozenset(key for turns in self.turns for key in turns)
         self.after = now.changed
@@ -201,18 +207,17 @@ def _tuple_of(key: FlowKey) -> _Tuple:
 
 
 def _places(
-    changes: Mapping[FlowKey, tuple[Flow | None, ...]], *, atomic: bool
+    changes: Mapping[FlowKey, tuple[Flow | None, ...]], groups: Mapping[FlowKey, _Tuple], *, atomic: bool
 ) -> tuple[dict[_Tuple, tuple[int, int]], int]:
-    """Where the number of each tuple stands among a pass's Booleans, and how many there are."""
+    """Where the number of each group of keys stands among a pass's Booleans, and how many there are."""
     if atomic:
-        return {_tuple_of(key): (0, 1) for key in changes}, 1
+        return dict.fromkeys(groups.values(), (0, 1)), 1
     most: dict[_Tuple, int] = {}
     for key, alternatives in changes.items():
-        most[_tuple_of(key)] = max(most.get(_tuple_of(key), 0), len(alternatives))
+        most[groups[key]] = max(most.get(groups[key], 0), len(alternatives))
     found, used = {}, 0
     for each, count in sorted(most.items(), key=lambda item: repr(item[0])):
         bits = (count - 1).bit_length()
         found[each] = (used, bits)
         used += bits
     return found, used
-

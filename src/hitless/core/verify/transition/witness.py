@@ -163,10 +163,8 @@ def effect(flow: Flow | None, read: Collection[str]) -> tuple[Action, ...]:
 def orphaned(tables: Watched, table: int, packet: Mapping[str, int]) -> Iterator[int]:
     """Conjunctions that are complete for a packet, above what decides it, without one of their accept flows."""
     met = [flow for flow in tables.flows if flow.table == table and meets(flow, packet)]
-    soft = [flow for flow in met if flow.actions and isinstance(flow.actions[0], Conjunction)]
-    hard = [flow for flow in tables.flows if flow.table == table and flow not in soft]
-    floor = max((flow.priority for flow in met if flow not in soft), default=-1)
-    second = Tables(flow for flow in hard if not (flow.actions and isinstance(flow.actions[0], Conjunction)))
+    soft = [flow for flow in met if flow.is_soft]
+    floor = max((flow.priority for flow in met if not flow.is_soft), default=-1)
     for priority in sorted({flow.priority for flow in soft if flow.priority > floor}, reverse=True):
         clauses: dict[int, set[int]] = {}
         wanted: dict[int, int] = {}
@@ -175,7 +173,7 @@ def orphaned(tables: Watched, table: int, packet: Mapping[str, int]) -> Iterator
                 clauses.setdefault(each.id, set()).add(each.clause)
                 wanted[each.id] = each.clauses
         complete = [number for number, found in clauses.items() if len(found) == wanted[number]]
-        found = [(number, second.lookup(table, {**packet, "conj_id": number}).flow) for number in complete]
+        found = [(number, tables.accepted(table, packet, number)) for number in complete]
         for number, flow in found:
             if flow is None or not any(field == "conj_id" and value for field, value, _ in flow.match):
                 yield number
