@@ -25,13 +25,10 @@ class Graph:
     def init(self) -> Iterator[int]:
         yield 0
 
-    def actions(self, state: int) -> Iterator[str]:
-        yield from self.edges.get(state, {})
+    def trace(self, state: int, after: int) -> list[tuple[str, int]]:
+        return [next((action, to) for action, to in self.edges[state].items() if to == after)]
 
-    def next(self, state: int, action: str) -> int:
-        return self.edges[state][action]
-
-    def ahead(self, state: int) -> tuple[list[int], list[int]]:
+    def ahead(self, state: int, whole: bool = False) -> tuple[list[int], list[int]]:  # noqa: ARG002 - nothing left out
         moves = [(action, after) for action, after in self.edges.get(state, {}).items() if after != state]
         usual = [after for action, after in moves if action not in self.faults]
         return usual, [after for action, after in moves if action in self.faults]
@@ -76,6 +73,21 @@ def test_a_goal_is_found_beside_the_first_step() -> None:
     graph = Graph({0: {"on": 1}, 1: {"back": 0, "out": 2}, 2: {"back": 1, "out": 3}})
     ends: Eventually[int] = Eventually("ends", lambda s: s == 3)
     assert isinstance(explore(graph, Properties(eventually=ends)), Proved)
+
+
+def test_nothing_is_put_off_for_ever() -> None:
+    """A model that would rather go in a circle than say what else there is."""
+
+    class Dizzy(Graph):
+        def ahead(self, state: int, whole: bool = False) -> tuple[list[int], list[int]]:
+            usual, faulty = super().ahead(state)
+            return (usual if whole else usual[:1]), faulty
+
+    circle = Dizzy({0: {"round": 1, "out": 3}, 1: {"round": 2, "out": 3}, 2: {"round": 0, "out": 3}})
+    properties: Properties[int] = Properties(always=[Always("never 3", lambda s: "is 3" if s == 3 else "")])
+    found = explore(circle, properties)
+    assert isinstance(found, Counterexample)
+    assert found.steps[-1] == ("out", 3)
 
 
 def test_states_that_look_alike_are_judged_once() -> None:

@@ -24,6 +24,7 @@ import msgspec
 
 S = TypeVar("S", bound=Hashable)
 A = TypeVar("A")
+A_co = TypeVar("A_co", covariant=True)
 
 STATES_LIMIT = 2_000_000
 """Beyond this many states an exploration gives up: about 500 MB with states of a few machine words."""
@@ -32,26 +33,24 @@ STATES_LIMIT = 2_000_000
 _UNKNOWN, _LIVE, _LOST = 0, 1, 2
 
 
-class Model(Protocol[S, A]):
+class Model(Protocol[S, A_co]):
     """What can happen. The same state must always offer the same things in the same order."""
 
     def init(self) -> Iterable[S]:
         """The states to start from."""
         ...
 
-    def ahead(self, state: S) -> tuple[Sequence[S], Sequence[S]]:
+    def ahead(self, state: S, whole: bool = False) -> tuple[Sequence[S], Sequence[S]]:
         """What the state may become next: without a fault, and by one. Never the state itself.
 
-        The first of those without a fault should lead on, towards the goal.
+        The first of those without a fault should lead on, towards the goal. Where not `whole`, what may as well come
+        later can be left out, where no fault is left. Where all that is left leads to states known already, the rest is
+        asked for: so nothing is put off for ever along a circle.
         """
         ...
 
-    def actions(self, state: S) -> Iterable[A]:
-        """Everything that can happen in this state, by name: asked for only to tell a counterexample."""
-        ...
-
-    def next(self, state: S, action: A) -> S:
-        """What the state becomes; the state itself where the action changes nothing."""
+    def trace(self, state: S, after: S) -> Sequence[tuple[A_co, S]]:
+        """The steps from a state to one of those `ahead`, each with what it becomes: only to tell a counterexample."""
         ...
 
 
@@ -149,11 +148,14 @@ class _Walk(Generic[S, A]):
         self.judged: set[Hashable] = set()
         self.unseen = list(properties.sometimes)
         self.edges = self.depth = 0
+        # So many states are no deeper than the one that is visited: a step to one of them may close a circle.
+        self.known = 0
 
     def run(self, states_limit: int) -> Proved | Counterexample[S, A] | Unknown:
         self._add(tuple(self.model.init()), -1)
         begin, end = 0, len(self.states)
         while begin < end:
+            self.known = end
             for at in range(begin, end):
                 found = self._visit(at)
                 if found is not None:
@@ -188,6 +190,9 @@ class _Walk(Generic[S, A]):
             self.unseen = [each for each in self.unseen if not each.holds(state)]
         usual, faulty = self.model.ahead(state)
         self._add(usual, at)
+        if not faulty and all(self.number[after] < self.known for after in usual):
+            usual, faulty = self.model.ahead(state, whole=True)
+            self._add(usual, at)
         self.onward.append(self.number[usual[0]] if usual else at)
         if faulty:
             self._add(faulty, at)
@@ -226,8 +231,8 @@ class _Walk(Generic[S, A]):
         return lost[0] if lost else -1
 
     def _is_saved(self, at: int, live: bytearray) -> bool:
-        usual, _ = self.model.ahead(self.states[at])
-        if any(live[self.number[after]] == _LIVE for after in usual):
+        usual, _ = self.model.ahead(self.states[at], whole=True)
+        if any(after in self.number and live[self.number[after]] == _LIVE for after in usual):
             live[at] = _LIVE
             return True
         return False
@@ -237,8 +242,5 @@ class _Walk(Generic[S, A]):
         while self.parent[path[-1]] >= 0:
             path.append(self.parent[path[-1]])
         states = [self.states[each] for each in reversed(path)]
-        steps = tuple((self._between(before, after), after) for before, after in pairwise(states))
+        steps = tuple(step for pair in pairwise(states) for step in self.model.trace(*pair))
         return Counterexample(name, detail, len(self.states), states[0], steps)
-
-    def _between(self, before: S, after: S) -> A:
-        return next(each for each in self.model.actions(before) if self.model.next(before, each) == after)

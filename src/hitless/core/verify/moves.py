@@ -33,11 +33,12 @@ class Scope(msgspec.Struct, frozen=True):
 
     `crashes` of the agent, `reboots` of the machine, `refusals` of an install, `wipes` of the store, `vanishings` of an
     SA, `deletions` of a node's record (which it writes again), `expiries` of a heartbeat, `removals` of a node (which
-    may be restored), `moves` of a node to another underlay address. `together` is how many of all these at most.
+    may be restored at any moment, if it `restores`), `moves` of a node to another underlay address. `together` is how
+    many of all these at most.
 
     `prompt` nodes publish at once what they have to say. Others say no sooner than a drain later that the list of peers
-    they wait for has changed: the other extreme, with three times the states. `reduce` visits only one order of what
-    commutes (`alone.py`).
+    they wait for has changed: the other extreme. With two nodes the two are one (`node.said_at`). `reduce` visits only
+    one order of what commutes (`alone.py`).
 
     `cold` starts with nodes that have registered and done nothing else; otherwise all is steady on generation 1.
     """
@@ -54,6 +55,7 @@ class Scope(msgspec.Struct, frozen=True):
     removals: int = 0
     moves: int = 0
     together: int = 99
+    restores: bool = True
     cold: bool = False
     prompt: bool = False
     reduce: bool = True
@@ -63,11 +65,6 @@ class Scope(msgspec.Struct, frozen=True):
         """How often each of `FAULTS` may happen."""
         local = (self.crashes, self.reboots, self.refusals, self.vanishings, self.moves)
         return (*local, self.wipes, self.deletions, self.expiries, self.removals)
-
-
-    def upsets(self) -> bool:
-        """Whether anything may happen after which a node has to register anew."""
-        return self.cold or any(self.budgets()[each] for each, fault in enumerate(FAULTS) if fault != "refuse")
 
 
 class Action(NamedTuple):
@@ -169,10 +166,7 @@ class Moves:
 
     def private(self, world: World, at: int) -> Iterator[Action]:
         """What a node can do by itself, as far as it and its queue are concerned. It may still write to the store."""
-        number = self.layout.node(world, at)
-        offers = self._deciding.get(number)
-        if offers is None:
-            offers = self._deciding[number] = self._offer(self._nodes.values[number])
+        offers = self._offers(self.layout.node(world, at))
         for what in offers:
             yield Action(what, at)
         if self.layout.queue(world, at) and "perform" not in offers:
@@ -192,7 +186,7 @@ class Moves:
                 yield Action("load", at, generation)
         if node.barred and not node.pending and not store.bars(node.state.me):
             yield Action("notice", at)
-        if name in dict(store.tombstones):
+        if self.scope.restores and name in dict(store.tombstones):
             yield Action("restore", at)
         if name in store.silent:
             yield Action("beat", at)
@@ -244,10 +238,13 @@ class Moves:
 
     # --- one node -----------------------------------------------------------------------------------------
 
-    def _offer(self, node: Node) -> tuple[str, ...]:
-        if node.pending:
-            return ("perform",)
-        return ("decide",) if nodes.can_decide(node) else ()
+    def _offers(self, number: int) -> tuple[str, ...]:
+        offers = self._deciding.get(number)
+        if offers is None:
+            node = self._nodes.values[number]
+            offers = ("perform",) if node.pending else ("decide",) if nodes.can_decide(node) else ()
+            self._deciding[number] = offers
+        return offers
 
     def _local(self, world: World, action: Action) -> World:
         at = action.node
@@ -264,7 +261,6 @@ class Moves:
         done = self._moves.get(key)
         if done is None:
             after, put = self._moved(self._nodes.values[number], what, argument)
-            put = nodes.plain(put) if isinstance(put, Progress) else put
             done = self._moves[key] = (self._nodes.number(after), self._puts.number(put))
         return done
 

@@ -77,6 +77,8 @@ class Node(msgspec.Struct, frozen=True):
     `flight` is everything sent since the last tick that may still arrive. `lost` are states that a fault or a tombstone
     took away, `spent` what was ever deleted, `said` the progress record in the store. `journal` is what the state
     directory says was installed in this incarnation. A `barred` node knows that it was removed and may not register.
+    `retired`: it has deleted an SA of the first generation itself. `asks` is what `handover.step` says now: the state
+    and the effects; None while effects are pending.
     """
 
     state: State
@@ -90,7 +92,9 @@ class Node(msgspec.Struct, frozen=True):
     journal: frozenset[Used] = frozenset()
     said: Progress | None = None
     barred: bool = False
+    retired: bool = False
     wrong: str = ""
+    asks: tuple[State, tuple[Effect, ...]] | None = None
 
     @property
     def name(self) -> str:
@@ -128,21 +132,21 @@ def hear(node: Node, events: Iterable[Event]) -> Node:
     state = node.state
     for event in events:
         state = handover.fold(state, event, NOW)
-    return _calm(replace(node, state=normal(state)))
+    return trimmed(_calm(replace(node, state=normal(state))))
 
 
 def can_decide(node: Node) -> bool:
     """Whether the protocol would now ask for something."""
-    return not node.pending and bool(_decision(node)[1])
+    return node.asks is not None and bool(node.asks[1])
 
 
 def decide(node: Node) -> Node:
     """One call of `handover.step`; its effects are then pending, in order."""
-    state, effects = _decision(node)
+    state, effects = _decision(node) if node.asks is None else node.asks
     todos = tuple(Todo(each, _ident(state, each) if isinstance(each, Install) else None) for each in effects)
     # The shell writes down what a wave of installs uses up before the first of them reaches the kernel.
     journal = node.journal.union(handover.used_by(state, (each.ref for each in effects if isinstance(each, Install))))
-    return _calm(replace(node, state=normal(state), pending=todos, journal=journal))
+    return trimmed(_calm(replace(node, state=normal(state), pending=todos, journal=journal)))
 
 
 def perform(node: Node) -> tuple[Node, Put | None]:
@@ -159,10 +163,12 @@ def perform(node: Node) -> tuple[Node, Put | None]:
             # Who was removed on purpose may not know it yet: what it still sends is meant to be lost.
             stone = rest.state.view.tombstones.get(ref.peer)
             lost = rest.lost | ({ident for _, ident in gone} if stone and stone.revision > 0 else set())
-            return hear(replace(rest, kernel=rest.kernel - gone, spent=spent, lost=lost), [Removed((ref,))]), None
+            left = replace(rest, kernel=rest.kernel - gone, spent=spent, lost=lost)
+            retired = rest.retired or any(ident.generation == 1 for _, ident in gone)
+            return hear(replace(left, retired=retired), [Removed((ref,))]), None
         case Publish(progress):
             wrong = rest.wrong or _went_back(rest.said, progress)
-            return hear(replace(rest, said=progress, wrong=wrong), [Published(progress)]), progress
+            return hear(replace(rest, said=plain(progress), wrong=wrong), [Published(progress)]), plain(progress)
         case Reincarnate():
             reborn = next_life(node.state.me)
             return hear(replace(rest, said=None, journal=frozenset()), [Incarnated(reborn)]), reborn
@@ -251,21 +257,29 @@ def _decision(node: Node) -> tuple[State, tuple[Effect, ...]]:
 
 
 def _calm(node: Node) -> Node:
-    """Carry out at once what nobody else can see: reading counters, dropping a key, starting a drain."""
-    while node.pending and isinstance(node.pending[0].effect, Count | Forget):
-        effect, pending = node.pending[0].effect, node.pending[1:]
-        node = replace(node, pending=pending)
+    """Carry out at once what nobody else can see: reading counters, dropping a key, starting a drain, and saying what
+    is there for people only."""
+    while node.pending and _is_unseen(node, node.pending[0].effect):
+        effect, node = node.pending[0].effect, replace(node, pending=node.pending[1:])
         if isinstance(effect, Count):
             # Nothing ever arrives late in the counters: the most hopeful reading, hence the earliest removal.
             counted = Counted(dict.fromkeys(node.state.drains, 0))
             node = replace(node, state=normal(handover.fold(node.state, counted, NOW)))
-    if not node.pending:
-        state, effects = _decision(node)
-        if effects and all(isinstance(each, Count | Forget) for each in effects):
-            return _calm(replace(node, state=normal(state), pending=tuple(Todo(each) for each in effects)))
-        if not effects:
-            return replace(node, state=normal(state))
-    return node
+        elif isinstance(effect, Publish):
+            node = replace(node, state=normal(handover.fold(node.state, Published(effect.progress), NOW)))
+    if node.pending:
+        return replace(node, asks=None)
+    state, effects = _decision(node)
+    if effects and all(_is_unseen(node, each) for each in effects):
+        return _calm(replace(node, state=normal(state), pending=tuple(Todo(each) for each in effects)))
+    if not effects and (settled := normal(state)) != node.state:
+        return _calm(replace(node, state=settled))
+    return replace(node, asks=(state, effects))
+
+
+def _is_unseen(node: Node, effect: Effect) -> bool:
+    """Whether it changes nothing but this node's own mind; the store holds the same afterwards (`plain`)."""
+    return isinstance(effect, Count | Forget) or (isinstance(effect, Publish) and plain(effect.progress) == node.said)
 
 
 def _install(node: Node, ref: SaRef, todo: Todo) -> Node:
@@ -303,9 +317,7 @@ def unpinned(node: Node) -> str:
 def _ident(state: State, install: Install) -> Ident:
     me, peer = state.me, state.view.nodes[install.ref.peer].record
     sender, receiver = (peer, me) if install.ref.way == "in" else (me, peer)
-    return Ident(
-        sender.name, sender.incarnation.nonce, receiver.name, receiver.incarnation.nonce, install.generation
-    )
+    return Ident(sender.name, sender.incarnation.nonce, receiver.name, receiver.incarnation.nonce, install.generation)
 
 
 def _went_back(said: Progress | None, says: Progress) -> str:
@@ -352,7 +364,7 @@ def key(node: Node) -> Hashable:
         frozenset(state.drains.items()),
         (state.published, state.published_at),
         (node.file, node.pending, node.kernel, node.pinned, node.barred),
-        (node.flight, node.lost, node.spent, node.journal, node.said, node.wrong),
+        (node.flight, node.lost, node.spent, node.journal, node.said, node.wrong, node.retired),
     )
 
 
@@ -360,7 +372,7 @@ def normal(state: State) -> State:
     """The state with everything forgotten that cannot matter any more."""
     drain_seconds = state.rules.drain_seconds
     drains = {
-        ref: Drain(max(each.since, NOW - drain_seconds), each.packets, _clamp(each.counted_at, drain_seconds))
+        ref: Drain(_since(state, each), each.packets, _clamp(each.counted_at, drain_seconds))
         for ref, each in state.drains.items()
     }
     failures = {key: Failure(each.reason, 1, max(each.retry_at, NOW)) for key, each in state.failures.items()}
@@ -369,9 +381,51 @@ def normal(state: State) -> State:
         view=_settled_view(state),
         drains=drains,
         failures=failures,
-        published_at=max(state.published_at, NOW - state.rules.publish_interval_seconds),
+        published_at=said_at(state),
         reborn_at=-1e9,  # a pause between two incarnations only delays
     )
+
+
+def _since(state: State, drain: Drain) -> float:
+    # What was never counted begins to drain when it is.
+    counts = state.rules.cleanup != "timer"
+    return NOW if counts and drain.packets < 0 else max(drain.since, NOW - state.rules.drain_seconds)
+
+
+def trimmed(node: Node) -> Node:
+    """The node without what it remembers and can never matter again.
+
+    Nobody goes back to an earlier incarnation, and no key comes back that is neither held nor in the file. What a fault
+    took away excuses a node that goes on sending with it, until it has decided anew.
+    """
+    me, oldest = node.state.me, min(node.state.held | node.file)
+    lives = {name: each.record.incarnation.nonce for name, each in node.state.view.nodes.items()}
+    lives[me.name] = me.incarnation.nonce
+
+    def returns(ident: Ident) -> bool:
+        ends = (ident.sender, ident.sender_nonce), (ident.receiver, ident.receiver_nonce)
+        return ident.generation >= oldest and all(lives.get(name, nonce) == nonce for name, nonce in ends)
+
+    present = {(ref.way, ident) for ref, ident in node.kernel}
+    settled = frozenset[str]() if node.pending else {ident.receiver for ident in in_use(node)}
+    known = frozenset(each for each in node.state.used if lives.get(each.ref.peer, each.nonce) == each.nonce)
+    return replace(
+        node,
+        state=replace(node.state, used=known),
+        spent=frozenset(each for each in node.spent if each in present or returns(each[1])),
+        journal=frozenset(each for each in node.journal if lives.get(each.ref.peer, each.nonce) == each.nonce),
+        lost=frozenset(each for each in node.lost if each.receiver not in settled),
+    )
+
+
+def said_at(state: State) -> float:
+    """When the node last said something, as far as it matters.
+
+    Whether the list of peers waited for is empty is said at once. So only where there are two of them may what a peer
+    can see lag behind by the interval.
+    """
+    since = NOW - state.rules.publish_interval_seconds
+    return max(state.published_at, since) if len(state.view.nodes) > 2 else since
 
 
 def _settled_view(state: State) -> View:
@@ -395,5 +449,3 @@ def _aged(state: State, seconds: float) -> State:
         key: Failure(each.reason, each.attempts, each.retry_at - seconds) for key, each in state.failures.items()
     }
     return replace(state, drains=drains, failures=failures, published_at=state.published_at - seconds)
-
-

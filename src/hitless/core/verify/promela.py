@@ -132,6 +132,7 @@ class _Recorded(HandoverModel):
             **{kind.upper(): number for kind, number in _KIND.items()},
             **{f"{fault.upper()}S": number for number, fault in enumerate(FAULTS)},
             "TOGETHER": len(FAULTS),
+            "RESTORES": int(self.scope.restores),
         }
         return MODEL.format(
             defined="\n".join(f"#define {name} {value}" for name, value in defined.items()),

@@ -134,7 +134,7 @@ active [NODES] proctype Node() {{
   :: d_step {{ queue[_pid]??[NEW_LOG] && !queue[_pid]?[NEW_LOG] && c_expr {{ ! facts[HERE].pending }} ->
       reads_new_log(); WIPED }}
   :: d_step {{ c_expr {{ (may_notice)(HERE, now.store) }} -> ALONE(NOTICE) }}
-  :: d_step {{ c_expr {{ stores[now.store].stone[PNode->_pid] }} -> STORED(RESTORE) }}
+  :: d_step {{ RESTORES && c_expr {{ stores[now.store].stone[PNode->_pid] }} -> STORED(RESTORE) }}
   :: d_step {{ c_expr {{ stores[now.store].silent >> PNode->_pid & 1 }} -> STORED(BEAT) }}
 {loads}
   :: STARTS(CRASH, CRASHS)
@@ -169,7 +169,7 @@ active proctype Judge() {{
   :: d_step {{ c_expr {{ (undecryptable)(now.node) }} -> assert(decryptable) }}
   :: d_step {{ c_expr {{ (any_reused)(now.node) }} -> assert(no_key_reuse) }}
   :: d_step {{ c_expr {{ (any_unsound)(now.node) }} -> assert(sound) }}
-  :: timeout && c_expr {{ ! (at_rest)(now.node) }} -> assert(no_wedge)
+  :: timeout && c_expr {{ ! (at_rest)(now.node, RESTORES ? -1 : now.store) }} -> assert(no_wedge)
   od
 }}
 #endif
@@ -270,8 +270,10 @@ static int undecryptable(const int *node) {{
   return 0;
 }}
 
-static int at_rest(const int *node) {{
+/* Where a tombstone stands for good, it is for the explorer to say what rest is. */
+static int at_rest(const int *node, int store) {{
   int lives = 0;
+  for (int at = 0; at < NODES_HERE; at++) if (store >= 0 && stores[store].stone[at]) return 1;
   for (int at = 0; at < NODES_HERE; at++) lives += facts[node[at]].life << 4 * at;
   for (int at = 0; at < NODES_HERE; at++) if (facts[node[at]].rests != lives) return 0;
   return 1;
