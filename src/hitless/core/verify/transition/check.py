@@ -102,7 +102,7 @@ def _evaluated(properties: frozenset[str], limits: Limits, evaluate: _Evaluate) 
             return _Judge(found).verdict(properties)
         except MemoryError:
             continue
-    return Unknown(f"more than {limits.nodes} nodes of decision diagrams: split the plan, or raise the limit")
+    return Unknown(f"more than {limits.nodes} nodes of decision diagrams: split the plan")
 
 
 def _touched(timeline: Timeline) -> Touched:

@@ -14,7 +14,7 @@ field keeps the bits that any mask looks at.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from itertools import pairwise
 
 Pattern = tuple[int, int]
@@ -59,6 +59,16 @@ class Ranked:
         end = self.starts[last + 1] - 1 if last + 1 < len(self.starts) else (1 << self._width) - 1
         return self._spread(self.starts[first]), self._spread(end) | (1 << max(self._low, 0)) - 1, self._low >= 0
 
+    def blocks(self, first: int, last: int) -> Iterator[Pattern]:
+        """Values and masks that hold of just the values of classes in a row."""
+        low, end = self.starts[first], (*self.starts, 1 << self._width)[last + 1]
+        while low < end:
+            size = low & -low if low else 1 << self._width
+            while low + size > end:
+                size >>= 1
+            yield self._spread(low), self._spread((1 << self._width) - size)
+            low += size
+
     def _span(self, value: int, mask: int) -> tuple[int, int]:
         first = self._gather(value)
         return first, first | ((1 << self._width) - 1) & ~self._gather(mask)
@@ -90,6 +100,10 @@ class Raw:
     def literals(self, value: int, mask: int) -> list[tuple[int, bool]]:
         """(Place from the top, whether it is set) for each bit of the mask."""
         return [(at, bool(value >> bit & 1)) for at, bit in enumerate(self.order) if mask >> bit & 1]
+
+    def block(self, value: int, mask: int) -> Pattern:
+        """What is said of these bits, as a value and a mask of the field."""
+        return self.sample(value), self.sample(mask)
 
     def sample(self, code: int) -> int:
         """The value with these bits, others zero."""

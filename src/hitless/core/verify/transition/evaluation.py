@@ -52,12 +52,12 @@ class Evaluation:
         cubes = touched_cubes(touched, self.fields.written)
         if any(timeline.is_atomic(step) for step in range(1, len(timeline.turns) + 1)):
             cubes = frozenset({()})  # what a cache may hold was put there by any packet
-        if any(_moves_on(flow) for flow in still) or any(_moves_on(each.flow) for each in versions):
+        if any(moves_on(flow) for flow in still) or any(moves_on(each.flow) for each in versions):
             cubes = frozenset({()})  # what is not understood may change any field
         flows = near(still, cubes)
         every = [*flows, *(each.flow for each in versions)]
         count = len(timeline.turns)
-        self.space = Space(algebra, _patterns(every, quiet), count, timeline.orders, limits.passes, nodes)
+        self.space = Space(algebra, patterns_of(every, quiet), count, timeline.orders, limits.passes, nodes)
         effects = Effects(self.fields.read)
         self._tables: dict[int, Table] = {}
         for flow in flows:
@@ -110,14 +110,15 @@ class Evaluation:
                 yield self.space.term(term)
 
 
-def _moves_on(flow: Flow) -> bool:
+def moves_on(flow: Flow) -> bool:
+    """Whether look-ups come after an action of the flow that is not understood."""
     return any(
         isinstance(action, Opaque) and not is_harmless(action) and leads_on(action, flow.actions[place + 1 :])
         for place, action in enumerate(flow.actions)
     )
 
 
-def _patterns(flows: Iterable[Flow], quiet: Iterable[int]) -> dict[str, set[Pattern]]:
+def patterns_of(flows: Iterable[Flow], quiet: Iterable[int]) -> dict[str, set[Pattern]]:
     """Every value and mask that distinguishes packets: those of matches, and those that actions compare with."""
     found: dict[str, set[Pattern]] = {"in_port": set(), "vlan_tci": set(), "ct_mark": set()}
     found["in_port"].update(exact("in_port", port)[1:] for port in quiet)

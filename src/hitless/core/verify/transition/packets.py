@@ -9,7 +9,7 @@ Registers are no variables: their values are constants from actions, and the eva
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from oxidd.bdd import BDDFunction, BDDManager
@@ -118,6 +118,7 @@ class Space:
         self._vars = [self.algebra.var(number) for number in range(used)]
         self._terms: dict[Term, Node] = {}
         self._matches: dict[Match, Node] = {(): self.true}
+        self._others: dict[tuple[str, ...], Node] = {}
         self.time = self._all(range(self._step_at, self._orders_at + orders * passes))
         self._conntrack = self._all([n for f in ("ct_state", "ct_mark") for n in range(*self._reach(f))])
         self.domain = self._domain()
@@ -272,14 +273,39 @@ class Space:
             node = node | self._between(self._places[field], code, code)
         return node
 
-    def codes_without(self, field: str, without: Node, within: Node) -> list[int]:
-        """Classes of a field that some of `within` have and none of `without`."""
-        coding = self.codings[field]
-        count = len(coding.starts) if isinstance(coding, Ranked) else 1 << coding.bits
+    def onto(self, node: Node, fields: Iterable[str]) -> Node:
+        """Values of these fields that some of the packets have, whatever else they have and whenever."""
+        wanted = tuple(fields)
+        if wanted not in self._others:
+            kept = {number for field in wanted for number in range(*self._reach(field))}
+            self._others[wanted] = self._all([number for number in range(len(self._vars)) if number not in kept])
+        return self.algebra.exists(node, self._others[wanted])
+
+    def blocks(self, field: str, node: Node) -> Iterator[tuple[Pattern, Node]]:
+        """A set of classes of one field as blocks of bits that are set, or not, or do not matter; no two overlap."""
         at, bits = self._places[field]
-        others = self._all([number for number in range(len(self._vars)) if not at <= number < at + bits])
-        free = self.algebra.exists(within, others) & ~self.algebra.exists(without, others)
-        return [code for code in range(count) if free & self._between((at, bits), code, code) != self.false]
+        while (picked := self.algebra.pick(node)) is not None:
+            here, value, mask = self.true, 0, 0
+            for number in reversed(range(at, at + bits)):
+                if number in picked:
+                    var, place = self._vars[number], 1 << at + bits - 1 - number
+                    here = (var if picked[number] else ~var) & here
+                    value, mask = value | place * picked[number], mask | place
+            yield (value, mask), here
+            node = node & ~here
+
+    def codes(self, field: str, node: Node) -> list[int]:
+        """The numbers of the classes of such a set, in order."""
+        found, every = [], (1 << self._places[field][1]) - 1
+        for (value, mask), _ in self.blocks(field, node):
+            free = every & ~mask
+            part = free
+            while True:  # all numbers within the bits that do not matter
+                found.append(value | part)
+                if not part:
+                    break
+                part = part - 1 & free
+        return sorted(found)
 
     def whenever(self, node: Node) -> Node:
         """Packets of which something is so in some moment."""
@@ -308,5 +334,5 @@ def _number(picked: Mapping[int, bool], at: int, bits: int) -> int:
 def out_of_memory(error: BaseException) -> LimitError | None:
     """The limit that an algebra's error stands for, if it does."""
     if isinstance(error, (DDMemoryError, MemoryError)):
-        return LimitError("the decision diagrams outgrew their limit of nodes: split the plan, or raise the limit")
+        return LimitError("the decision diagrams outgrew their limit of nodes: split the plan")
     return None

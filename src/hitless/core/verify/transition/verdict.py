@@ -96,18 +96,6 @@ class Unknown(msgspec.Struct, frozen=True):
 Verdict = Proved | Counterexample | Unknown
 
 
-class Cube(msgspec.Struct, frozen=True):
-    """Packets whose fate differs between two sets of tables.
-
-    `packets` is readable text of what they have in common; `was` and `becomes` where they go; `witness` is one.
-    """
-
-    packets: str
-    was: str
-    becomes: str
-    witness: Witness
-
-
 class LimitError(Exception):
     """Inside the check: a limit was hit. Becomes `Unknown`."""
 
