@@ -85,7 +85,7 @@ def test_only_the_mistake_hangs_a_record_on_its_heartbeat(tmp_path: Path, lab: L
 
 
 def test_the_explorer_refutes_deletion_on_absence() -> None:
-    model = HandoverModel(Scope(newest=1, wipes=1, rules=Rules(absent="delete")))
+    model = HandoverModel(Scope(newest=1, wipes=1, rules=Rules(absent="delete"), reduce=False))
     result = explore(model, model.properties(), 100_000)
     assert isinstance(result, Counterexample)
     assert story(model, result)[-2:] == (

@@ -109,6 +109,8 @@ def test_too_many_states_are_no_verdict(tmp_path: Path) -> None:
         ("--nodes 4", "--nodes"),
         ("--order sooner", "advertise-first"),
         ("--together 0", "--together"),
+        ("--rotations 0", "nothing happens in this scope"),
+        ("--join --promela model --svg broken.svg", "with --promela nothing is explored"),
     ],
 )
 def test_a_wrong_option_is_said_to_be_wrong(words: str, says: str, tmp_path: Path) -> None:
@@ -117,8 +119,9 @@ def test_a_wrong_option_is_said_to_be_wrong(words: str, says: str, tmp_path: Pat
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    for words in ("--cleanup timer --svg file/broken.svg", "--join --promela file/model"):
-        assert explored(tmp_path, words, 1).stderr.endswith("name another place [file-not-written]\n")
+    for words, status in (("--cleanup timer --svg file/broken.svg", 4), ("--join --promela file/model", 1)):
+        assert explored(tmp_path, words, status).stderr.endswith("name another place [file-not-written]\n")
+    assert "refuted: 'decryptable'" in explored(tmp_path, "--cleanup timer --svg file/broken.svg", 4).stdout
 
 
 def test_a_scope_is_written_down_for_spin(tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def test_the_plan_leads_to_the_second_dump() -> None:
     from hitless.drivers.ovs.codec import parse_dump
 
     tables = by_key(parse_dump(Path(BEFORE).read_text()))
-    for op in (op for batch in flowmods.read(Path(RESTART).read_text(), tables.values(), "x") for op in batch):
+    batches = flowmods.read(Path(RESTART).read_text(), tables.values(), "x")
+    for op in (op for batch in batches for line in batch for op in line.ops):
         if isinstance(op, AddFlow):
             tables[op.flow.key] = op.flow
         else:
@@ -84,6 +85,14 @@ def test_a_dump_of_openflow_1_0_with_statistics_is_the_same(tmp_path: Path) -> N
     assert verified("--before", before, "--plan", RESTART, wanted=4) == verified(
         "--before", BEFORE, "--plan", RESTART, wanted=4
     )
+
+
+def test_what_cannot_be_a_dump_is_no_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = written(tmp_path, "empty", "")
+    assert "[dump-empty]" in verified("--before", empty, "--plan", RESTART, wanted=2)
+    assert "[dump-empty]" in verified("--before", BEFORE, "--after", empty, wanted=2)
+    monkeypatch.setattr("hitless.cli.verify._LARGEST", 1 << 10)
+    assert "[file-too-large]" in verified("--before", "/dev/zero", "--plan", RESTART, wanted=2)
 
 
 # --- plans --------------------------------------------------------------------------------------------------
@@ -113,28 +122,6 @@ OTHER = "cookie=0x7, table=0, priority=6,in_port=1 actions=output:3"
 )
 def test_flow_mods_are_replayed_as_they_stand(tmp_path: Path, plan: list[str], wanted: int) -> None:
     verified("--before", written(tmp_path, "b", ONE), "--plan", written(tmp_path, "p", *plan), wanted=wanted)
-
-
-def test_a_non_strict_delete_takes_what_is_inside_its_match_and_has_its_cookie(tmp_path: Path) -> None:
-    from hitless.agent.firewall.flowmods import read
-    from hitless.drivers.ovs.codec import parse_dump
-
-    tables = parse_dump(
-        f"{ONE}\n{OTHER}\ntable=72, priority=70,ip,nw_src=10.1.2.3 actions=drop\n"
-        "table=72, priority=70,ip,nw_src=10.0.0.0/8 actions=drop\n"
-    )
-
-    def deleted(line: str) -> int:
-        return sum(len(each) for each in read(line, tables, "x"))
-
-    assert deleted("delete") == 4
-    assert deleted("delete table=72") == 2
-    assert deleted("delete table=72,ip,nw_src=10.1.0.0/16") == 1  # a port's CIDR takes the members in it along
-    assert deleted("delete_strict table=72,priority=70,ip,nw_src=10.1.0.0/16") == 0
-    assert deleted("delete in_port=1") == 2
-    assert deleted("delete cookie=0x7/-1") == 1
-    assert deleted("delete cookie=0x0/0x1") == 3
-    assert deleted("modify in_port=1 actions=drop") == 2
 
 
 def test_a_plan_of_ours_is_read_and_is_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

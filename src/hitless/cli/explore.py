@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -62,6 +62,9 @@ def explore(  # noqa: PLR0913, PLR0917 - one parameter an option
     else:
         scopes = _all_scopes(rules)
     if promela is not None:
+        if svg is not None:
+            why = "with --promela nothing is explored that could be drawn; leave one of them out [svg-with-promela]"
+            raise typer.BadParameter(why, param_hint="--svg")
         raise typer.Exit(_write_promela(promela, rules, next(iter(scopes.values())), limit))
     raise typer.Exit(_explore(rules, scopes, limit, svg, output))
 
@@ -113,6 +116,9 @@ def _one_scope(
         if each not in all_faults:
             why = "nothing is installed that could be refused; add --rotations 1 or --join [fault-impossible]"
             raise typer.BadParameter(why, param_hint="--faults")
+    if not (rotations or join or named):
+        why = "nothing happens in this scope; add --rotations 1, --join or --faults [scope-empty]"
+        raise typer.BadParameter(why, param_hint="--rotations")
     budgets: dict[str, Any] = {_BUDGETS[each]: 1 for each in named}
     scope = Scope(nodes=nodes, newest=1 + rotations, together=together, cold=join, prompt=prompt, **budgets)
     turns = "1 rotation" if rotations == 1 else f"{rotations} rotations"
@@ -144,14 +150,14 @@ def _explore(
             break
         covered[name] = found
         _row(output, f"{name:<{width}} {found.states:>9} {found.edges:>11} {found.depth:>5}")
-    if isinstance(broken, Counterexample) and svg is not None:
-        _draw(broken, svg)
-    elif svg is not None:
-        print(f"nothing to draw: {svg} is not written", file=sys.stderr)
     if output == "json":
         _print_json(covered, broken)
     else:
         _print_text(covered, broken)
+    if isinstance(broken, Counterexample) and svg is not None:
+        _draw(broken, svg)
+    elif svg is not None:
+        print(f"nothing to draw: {svg} is not written", file=sys.stderr)
     return _EXIT[_verdict(broken)]
 
 
@@ -172,12 +178,11 @@ def _draw(found: Counterexample, file: Path) -> None:
     try:
         file.write_text(svg(found.drawn), encoding="utf-8")
     except OSError as error:
-        _cannot_write(file, error)
+        _cannot_write(file, error)  # the answer was given, and its exit status stays
 
 
-def _cannot_write(file: Path, error: OSError) -> NoReturn:
+def _cannot_write(file: Path, error: OSError) -> None:
     print(f"cannot write {file}: {error.strerror}; name another place [file-not-written]", file=sys.stderr)
-    raise typer.Exit(1)
 
 
 def _seen(covered: Mapping[str, Proved]) -> list[str]:
@@ -237,6 +242,7 @@ def _write_promela(directory: Path, rules: Rules, scope: Scope, limit: int) -> i
         (directory / "handover.h").write_text(found.tables, encoding="utf-8")
     except OSError as error:
         _cannot_write(directory, error)
+        return 1
     counted = found.counted
     typer.echo(f"{directory}: handover.pml and handover.h")
     typer.echo(f"{counted.states} states and {counted.edges} transitions, {counted.depth} deep, nothing reduced")

@@ -6,11 +6,15 @@ pending, 4 refuted, 5 degraded, 6 timed out waiting, 7 unknown.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 
 import typer
 
 from hitless.cli import agent, apply, doctor, explore, firewall, key, lab, node, plan, status, verify
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,8 +52,16 @@ def _top(version: bool = typer.Option(False, "--version", callback=_version, is_
 def main() -> None:
     """Entry point. A person's mistake ends in a sentence with a code and exit status 1, never in a traceback."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            _forget_stdout()
+            why = f"the answer cannot be written: {error.strerror}; give stdout room [stdout-unwritable]"
+            print(why, file=sys.stderr)
+            sys.exit(1)
         # Errors with a stable code are answers; anything else is a defect and shows its trace.
         if getattr(error, "code", None) is None and not hasattr(error, "faults"):
             raise
@@ -58,3 +70,8 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _forget_stdout() -> None:
+    """What is still buffered would fail once more when Python ends, with a trace."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

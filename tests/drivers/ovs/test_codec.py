@@ -29,8 +29,9 @@ from hitless.core.model.flow import (
     exact,
 )
 from hitless.core.plan.flows import AddFlow, by_key
+from hitless.drivers.ovs.actions import is_malformed
 from hitless.drivers.ovs.codec import FlowTextError, format_flow, parse, parse_dump
-from hitless.drivers.ovs.fields import LOCAL
+from hitless.drivers.ovs.fields import LOCAL, number
 
 HERE = Path(__file__).parent
 IP, IP6, TCP = exact("eth_type", IPV4), exact("eth_type", IPV6), exact("nw_proto", 6)
@@ -111,6 +112,11 @@ OTHERWISE: list[tuple[str, str]] = [
      "priority=1,ip,nw_src=10.0.0.0/24 actions=drop"),
     ("priority=1,reg5=0xff/0x0f,reg6=5/0 actions=drop", "priority=1,reg5=0xf/0xf actions=drop"),
     ("priority=1,igmp actions=drop", "priority=1,ip,nw_proto=2 actions=drop"),
+    ("priority=1,ip4 actions=normal,local,output:LOCAL,2", "priority=1,ip actions=NORMAL,LOCAL,LOCAL,output:2"),
+    ("priority=1,ip6,vlan_vid=0x1007,vlan_pcp=3 actions=set_field:5->tunnel_id,set_field:0:0:0:0:0:1->dl_dst",
+     "priority=1,ipv6,dl_vlan=7,dl_vlan_pcp=3 actions=set_field:0x5->tun_id,set_field:00:00:00:00:00:01->eth_dst"),
+    ("priority=1,in_port=local,vlan_vid=0x1000/0x1000 actions=drop",
+     "priority=1,in_port=LOCAL,vlan_tci=0x1000/0x1000 actions=drop"),
     ("priority=1,in_port=65534,ip_dscp=2,ip actions=drop", "priority=1,ip,in_port=LOCAL,nw_tos=8 actions=drop"),
 ]  # fmt: skip
 
@@ -138,6 +144,40 @@ def test_a_name_of_a_port_is_kept_as_it_is() -> None:
 def test_a_value_that_does_not_fit_is_kept_as_it_is() -> None:
     assert parse("priority=1,dl_vlan=70000,reg5=0x1ffffffff,ct_state=+odd actions=drop").match == (
         ("ct_state=+odd", 0, 0), ("dl_vlan=70000", 0, 0), ("reg5=0x1ffffffff", 0, 0))  # fmt: skip
+    for text in ("ct_state=+new-new", "in_port=70000", "vlan_vid=7", "vlan_vid=0x3007", "reg5=1_0", "tp_dst=010"):
+        assert parse(f"{text} actions=drop").match == ((text, 0, 0),)
+
+
+UNFIT = ["resubmit(,255)", "conjunction(1,3/2)", "conjunction(1,1/1)", "conjunction(1,1/65)", "output:65280",
+         "output:p2", "output:NXM_NX_REG5[40..50]", "output:NXM_NX_REG5[9..3]", "output:reg5[]",
+         "set_field:0x1ffffffff->reg5",
+         "set_field:1/0->reg5", "load:0x1ff->NXM_NX_REG5[0..3]", "load:1->NXM_NX_REG5[30..40]", "ct(table=255)",
+         "ct(zone=70000)", "ct(commit,zone=NXM_NX_REG6[0..7])", "ct(zone=REG6)", "set_f", "clone(output:1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", UNFIT)
+def test_an_action_with_a_value_that_does_not_fit_is_kept_as_it_is(text: str) -> None:
+    assert parse(f"ip actions={text}").actions == (Opaque(text),)
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("dec_ttl", True), ("CONTROLLER:65535", True), ("controller(pause)", True), ("resubmit(1,2)", True),
+        ("output(port=1,max_len=100)", True), ("set_field:5->nw_ttl", True), ("ct(commit,zone=65535,nat)", True),
+        ("load:0x5->NXM_NX_REG5[]", True), ("FLOOD", True), ("resubmit(,255)", False), ("output:p2", False),
+        ("drop", False), ("set_f", False), ("set_field:0x1ffffffff->reg5", False), ("ct(commit,zone=70000,nat)", False),
+        ("ct(table=255,nat)", False), ("clone(output:1", False), ("", False), ("conjunction(1,3/2)", False),
+    ],
+)  # fmt: skip
+def test_an_action_of_open_vswitch_is_told_from_none(text: str, known: bool) -> None:
+    assert is_malformed(text) is not known
+
+
+@pytest.mark.parametrize("text", ["1_0", "0b11", "0o7", "-1", "+1", " 1", "", "010"])
+def test_a_number_is_what_open_vswitch_takes_for_one(text: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        number(text)
 
 
 @pytest.mark.parametrize("line", ["table=5", "table=x actions=drop", "ovs-ofctl: no such bridge"])

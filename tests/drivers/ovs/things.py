@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
 from typing import Protocol
 
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from hitless.core.firewall.pipeline import TABLES
 from hitless.core.model.flow import (
     ARP,
+    INV,
     IPV4,
     IPV6,
     WIDTH,
@@ -123,7 +125,12 @@ def _prefix(field: str) -> st.SearchStrategy[Term]:
         mask = (1 << bits) - (1 << (bits - length))
         return field, value & mask, mask
 
-    return st.builds(build, _any(field), st.integers(1, bits)) | _masked(field)
+    return st.builds(build, _any(field), st.integers(1, bits)) | _masked(field).filter(_is_readable)
+
+
+def _is_readable(term: Term) -> bool:
+    """ovs-ofctl takes an IPv6 mask that begins with a decimal digit for a prefix length (lib/packets.c)."""
+    return WIDTH[term[0]] < 128 or not str(IPv6Address(term[2]))[0].isdecimal()
 
 
 _VLAN = st.one_of(
@@ -230,10 +237,14 @@ _CONJUNCTIONS = st.integers(2, 64).flatmap(
 
 
 def _actions(match: Match) -> st.SearchStrategy[tuple[Action, ...]]:
-    """What the match allows: ct() needs IP, pop_vlan a VLAN header, and a conjunction stands with its kind alone."""
+    """What the match allows: ct() needs IP, pop_vlan a VLAN header, and a conjunction stands with its kind alone.
+
+    What conntrack calls invalid cannot be committed (lib/ofp-actions.c).
+    """
     allowed = list(_PLAIN)
     if {exact("eth_type", IPV4), exact("eth_type", IPV6)} & set(match):
-        allowed.append(_CT)
+        invalid = any(field == "ct_state" and value & INV for field, value, _ in match)
+        allowed.append(_CT.filter(lambda each: not each.commit) if invalid else _CT)
     if any(field == "vlan_tci" and value & 0x1000 for field, value, _ in match):
         allowed.append(st.just(PopVlan()))
     lists = st.lists(st.one_of(allowed), max_size=4).filter(_once)

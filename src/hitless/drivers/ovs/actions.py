@@ -23,7 +23,7 @@ from hitless.core.model.flow import (
     Resubmit,
     SetField,
 )
-from hitless.drivers.ovs.fields import LOCAL, NOTATION, number
+from hitless.drivers.ovs.fields import LAST_PORT, LOCAL, NOTATION, number
 
 _CACHED: Final = 200_000  # action lists; a bridge of 100,000 flows has a few ten thousand different ones
 
@@ -33,18 +33,39 @@ _SETTABLE: Final = {
     "eth_src": "dl_src", "eth_dst": "dl_dst",
 }  # fmt: skip
 _SET_NAME: Final = {field: name for name, field in _SETTABLE.items()}
+_SET_ALIASES: Final = _SETTABLE | {"dl_src": "dl_src", "dl_dst": "dl_dst", "tunnel_id": "tun_id"}
 
 _RESUBMIT: Final = re.compile(r"resubmit\(,(\d+)\)")
+LAST_TABLE: Final = 254  # 255 is no table: resubmit takes it for this one, ct for none
+_CLAUSES: Final = range(2, 65)
 _CONJUNCTION: Final = re.compile(r"conjunction\((\d+),(\d+)/(\d+)\)")
-_OUTPUT: Final = re.compile(r"output:(?:(\d+)|([A-Za-z_0-9]+\[[0-9.]*\]))")
+_OUTPUT: Final = re.compile(r"(?:output:)?(\d+)|output:((?:NXM|OXM)_[A-Z_0-9]+\[(?:(\d+)(?:\.\.(\d+))?)?\])")
+# ovs-actions(7), those that may be met as text; of the others only what is malformed is.
+_KNOWN: Final = frozenset({
+    "in_port", "table", "flood", "all", "controller", "enqueue", "bundle", "bundle_load", "group", "push_vlan",
+    "push_mpls", "pop_mpls", "encap", "decap", "mod_vlan_vid", "mod_vlan_pcp", "set_vlan_vid", "set_vlan_pcp",
+    "mod_dl_src", "mod_dl_dst", "mod_nw_src", "mod_nw_dst", "mod_nw_tos", "mod_nw_ecn", "mod_nw_ttl", "mod_tp_src",
+    "mod_tp_dst", "dec_ttl", "dec_nsh_ttl", "set_mpls_label", "set_mpls_tc", "set_mpls_ttl", "dec_mpls_ttl",
+    "set_field", "load", "move", "push", "pop", "set_tunnel", "set_tunnel64", "set_queue", "pop_queue",
+    "fin_timeout", "resubmit", "learn", "multipath", "note", "exit", "sample", "ct", "clone", "check_pkt_larger",
+    "delete_field", "goto_table", "meter", "clear_actions", "write_actions", "write_metadata", "debug_recirc",
+    "debug_slow",
+})  # fmt: skip
+_NAME: Final = re.compile(r"[A-Za-z_0-9]+(?=[:(]|$)")
+_CT_NUMBERS: Final = re.compile(r"^ct\((?:.*,)?(?:zone=(\d{5,})|table=(\d{3,}))(?=[,)])")
+_LAST_ZONE: Final = 0xFFFF
+_ZONE: Final = re.compile(r"\w+\[(\d+)\.\.(\d+)\]")
 _SET: Final = re.compile(r"set_field:([^/>]+)(?:/([^>]+))?->([a-z_0-9]+)")
 # What a dump makes of set_field with a mask: one load for each run of bits.
 _LOAD: Final = re.compile(r"load:(\w+)->NXM_NX_REG([0-7])\[(\d+)(?:\.\.(\d+))?\]")
 _CT_MARK: Final = re.compile(r"exec\(set_field:(\w+)->ct_mark\)")
+_REG: Final = re.compile(r"NXM_NX_REG(?:[0-9]|1[0-5])\[")
+_BITS: Final = (1 << 32) - 1
 _PUSH: Final = "push_vlan:0x8100"
 _VID: Final = re.compile(r"set_field:(\d+)->vlan_vid")
 _WORDS: Final[dict[str, Action]] = {
     "ct_clear": CtClear(), "NORMAL": Normal(), "pop_vlan": PopVlan(), "strip_vlan": PopVlan(), "LOCAL": Output(LOCAL),
+    "normal": Normal(), "local": Output(LOCAL), "output:LOCAL": Output(LOCAL), "output:NORMAL": Normal(),
 }  # fmt: skip
 
 
@@ -70,6 +91,20 @@ read_actions: Final = _LISTS.__getitem__
 """The actions of their text; `drop` is none. What is not understood is kept as Opaque."""
 show_actions: Final = _TEXTS.__getitem__
 """The text of actions; `drop` for none."""
+
+
+def is_malformed(text: str) -> bool:
+    """Whether what was kept as Opaque is no action at all, or one that the model has with a value that does not fit."""
+    name = _NAME.match(text)
+    if text.startswith("output("):
+        return False
+    if name is None or name[0].lower() not in _KNOWN or text.count("(") != text.count(")"):
+        return True
+    if found := _SET.fullmatch(text):
+        return found[3] in _SET_ALIASES
+    if found := _CT_NUMBERS.search(text):
+        return int(found[1] or 0) > _LAST_ZONE or int(found[2] or 0) > LAST_TABLE
+    return _LOAD.fullmatch(text) is not None or name[0] == "set_field" or _RESUBMIT.fullmatch(text) is not None
 
 
 def split(text: str) -> list[str]:
@@ -107,24 +142,40 @@ def _read_one(text: str) -> Action:  # noqa: PLR0911 - one line for each action 
     if text in _WORDS:
         return _WORDS[text]
     if found := _RESUBMIT.fullmatch(text):
-        return Resubmit(int(found[1]))
+        return Resubmit(int(found[1])) if int(found[1]) <= LAST_TABLE else Opaque(text)
     if found := _CONJUNCTION.fullmatch(text):
-        return Conjunction(int(found[1]), int(found[2]), int(found[3]))
+        number_, clause, clauses = map(int, found.groups())
+        fits = number_ <= _BITS and 1 <= clause <= clauses and clauses in _CLAUSES
+        return Conjunction(number_, clause, clauses) if fits else Opaque(text)
     if found := _OUTPUT.fullmatch(text):
-        return Output(int(found[1]) if found[1] else found[2])
+        return _read_output(text, found)
     if text.startswith("ct(") and text.endswith(")"):
         return _read_ct(text)
     if found := _SET.fullmatch(text):
         return _read_set(text, found)
     if found := _LOAD.fullmatch(text):
-        first = int(found[3])
-        bits = int(found[4] or first) - first + 1
-        return SetField(f"reg{found[2]}", number(found[1]) << first, ((1 << bits) - 1) << first)
+        return _read_load(text, found)
     return Opaque(text)
 
 
+def _read_output(text: str, found: re.Match[str]) -> Action:
+    if port := found[1]:
+        return Output(int(port)) if int(port) <= LAST_PORT or int(port) == LOCAL else Opaque(text)
+    last = int(found[4] or found[3] or 0)
+    return Opaque(text) if last < int(found[3] or 0) or (last > 31 and _REG.match(found[2])) else Output(found[2])
+
+
+def _read_load(text: str, found: re.Match[str]) -> Action:
+    first = int(found[3])
+    bits = int(found[4] or first) - first + 1
+    value = number(found[1])
+    if not (bits >= 1 and first + bits <= WIDTH["reg0"] and value >> bits == 0):
+        return Opaque(text)
+    return SetField(f"reg{found[2]}", value << first, ((1 << bits) - 1) << first)
+
+
 def _read_set(text: str, found: re.Match[str]) -> Action:
-    field = _SETTABLE.get(found[3])
+    field = _SET_ALIASES.get(found[3])
     if field is None:
         return Opaque(text)
     try:
@@ -133,6 +184,8 @@ def _read_set(text: str, found: re.Match[str]) -> Action:
     except ValueError:
         return Opaque(text)
     full = (1 << WIDTH[field]) - 1
+    if value > full or mask > full or (found[2] and not mask):  # Open vSwitch leaves out what sets no bit
+        return Opaque(text)
     return SetField(field, value & (mask or full), 0 if mask == full else mask)
 
 
@@ -143,15 +196,23 @@ def _read_ct(text: str) -> Action:
     for part in split(text[3:-1]):
         if part == "commit":
             commit = True
-        elif part.startswith("table=") and part[6:].isdigit():
+        elif part.startswith("table=") and part[6:].isdigit() and int(part[6:]) <= LAST_TABLE:
             table = int(part[6:])
-        elif part.startswith("zone="):
+        elif part.startswith("zone=") and _is_zone(part[5:]):
             zone = int(part[5:]) if part[5:].isdigit() else part[5:]
-        elif found := _CT_MARK.fullmatch(part):
+        elif (found := _CT_MARK.fullmatch(part)) and number(found[1]) <= _BITS:
             mark = number(found[1])
         elif part:
             return Opaque(text)
     return Ct(zone, commit, table, mark)
+
+
+def _is_zone(text: str) -> bool:
+    """A number of 16 bits, or a subfield of 16."""
+    if text.isdigit():
+        return int(text) <= _LAST_ZONE
+    found = _ZONE.fullmatch(text)
+    return found is not None and int(found[2]) - int(found[1]) == 15
 
 
 def _show(action: Action) -> str:  # noqa: PLR0911 - one line for each action there is

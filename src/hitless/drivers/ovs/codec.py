@@ -19,7 +19,7 @@ from hitless.ports import SwitchError
 
 DEFAULT_PRIORITY: Final = 32768  # OFP_DEFAULT_PRIORITY; a dump leaves it out, like table 0 and cookie 0
 _CACHED: Final = 200_000  # different beginnings of a line: cookies times priorities
-_HEADINGS: Final = ("OFPST_FLOW", "NXST_FLOW")
+HEADINGS: Final = ("OFPST_FLOW", "NXST_FLOW")
 
 
 class FlowTextError(SwitchError):
@@ -91,7 +91,7 @@ def _dumped(lines: Iterable[str]) -> Iterator[Flow]:
             flow = Flow(table, priority, read_tokens(tokens, "_pcp=" in match or "_ecn=" in match),
                         read_actions(actions), cookie)  # fmt: skip
         except (KeyError, ValueError, LooseOrderError):
-            if "actions=" not in line and (not line.strip() or line.startswith(_HEADINGS)):
+            if "actions=" not in line and (not line.strip() or line.startswith(HEADINGS)):
                 continue
             flow = parse(line)
         yield flow

@@ -16,10 +16,12 @@ import msgspec
 from hitless.core.model.flow import WIDTH
 
 LOCAL: Final = 65534  # OFPP_LOCAL of OpenFlow 1.0, as OVSDB's `ofport` has it (ovs-fields(7), in_port)
+LAST_PORT: Final = 0xFEFF  # OFPP_MAX of OpenFlow 1.0 is the first that no port has
 
 _CT_STATE: Final = ("new", "est", "rel", "rpl", "inv", "trk", "snat", "dnat")  # lib/packets.h, CS_*
 _TCP: Final = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr", "ns", "[200]", "[400]", "[800]")
 
+_BASES: Final = frozenset("bBoO")
 _FRAGMENTS: Final = {"no": (0, 3), "yes": (1, 1), "first": (1, 3), "later": (3, 3), "not_later": (0, 2)}
 _FRAGMENT_NAME: Final = {pair: name for name, pair in _FRAGMENTS.items()} | {(0, 1): "no", (2, 2): "later"}
 
@@ -34,7 +36,9 @@ class Notation(msgspec.Struct, frozen=True):
 
 
 def number(text: str) -> int:
-    """Decimal or 0x..., as strtoul(3) with base 0 reads it. Raises ValueError."""
+    """Decimal or 0x..., without a sign. Raises ValueError, also for what is a number to Python only (`1_0`, `0b1`)."""
+    if not text.isalnum() or text[1:2] in _BASES:
+        raise ValueError(text)
     return int(text, 0)
 
 
@@ -103,7 +107,10 @@ def _plain(show: Callable[[int], str], show_mask: Callable[[int], str] | None = 
 
 
 def _port(text: str) -> int:
-    return LOCAL if text == "LOCAL" else number(text)
+    port = LOCAL if text.upper() == "LOCAL" else number(text)
+    if port > LAST_PORT and port != LOCAL:
+        raise ValueError(text)
+    return port
 
 
 def _show_port(value: int) -> str:
@@ -169,6 +176,8 @@ def _read_flags(names: tuple[str, ...], text: str) -> tuple[int, int]:
         value = mask = 0
         for word in text.replace("+", " +").replace("-", " -").split():
             bit = 1 << names.index(word[1:])
+            if mask & bit:
+                raise ValueError(text)  # Open vSwitch takes each flag once
             mask |= bit
             value |= bit if word[0] == "+" else 0
         return value, mask

@@ -28,9 +28,10 @@ _WORDS: Final[dict[str, Match]] = {
     **{name: (exact("eth_type", kind),) for name, kind in _KINDS.items()},
     **{name: (exact("eth_type", kind), exact("nw_proto", proto)) for name, (kind, proto) in _PROTOCOLS.items()},
     "igmp": (exact("eth_type", IPV4), exact("nw_proto", 2)),
+    **{name: (exact("eth_type", kind),) for name, kind in (("ip4", IPV4), ("ipv4", IPV4), ("ip6", IPV6))},
 }
 _SHORT: Final = {f"{_KIND_NAME[kind]},nw_proto={proto}": name for name, (kind, proto) in _PROTOCOLS.items()}
-_ALIASES: Final = {
+ALIASES: Final = {
     "dl_type": "eth_type", "eth_src": "dl_src", "eth_dst": "dl_dst", "ip_src": "nw_src", "ip_dst": "nw_dst",
     "ip_proto": "nw_proto", "ip_frag": "nw_frag", "tunnel_id": "tun_id", "icmpv6_type": "icmp_type",
     "icmpv6_code": "icmp_code", "ip_ttl": "nw_ttl",
@@ -125,17 +126,19 @@ def read_token(token: str) -> Match:
     if not equals:
         return _WORDS.get(name) or (((name, 0, 0),) if name else ())
     try:
-        term = _read_term(_ALIASES.get(name, name), value.strip())
+        term = _read_term(ALIASES.get(name, name), value.strip())
     except (ValueError, KeyError):
         return ((f"{name}={value}", 0, 0),)
     return (term,) if term[2] else ()
 
 
-def _read_term(name: str, text: str) -> Term:
+def _read_term(name: str, text: str) -> Term:  # noqa: PLR0911 - one way for each notation of a part of a field
     if name == "dl_vlan":
         vid = number(text)
         return _UNTAGGED if vid == _TCI else ("vlan_tci", _CFI | _fits(vid, _VID), _CFI | _VID)
-    if name == "dl_vlan_pcp":
+    if name == "vlan_vid":
+        return _read_vid(text)
+    if name in ("dl_vlan_pcp", "vlan_pcp"):
         return "vlan_tci", _CFI | _fits(number(text), 7) << 13, _CFI | _PCP
     if name == "nw_tos":
         return "nw_tos", _fits(number(text), 0xFF) & 0xFC, 0xFC
@@ -148,6 +151,16 @@ def _read_term(name: str, text: str) -> Term:
         mask &= _CFI | _VID  # no header, hence no priority: OpenFlow 1.1 and later have no other way to say it
         value &= mask
     return name, value, mask
+
+
+def _read_vid(text: str) -> Term:
+    """`vlan_vid=0x1007[/MASK]`, of OpenFlow 1.2: bit 12 says that there is a tag, and nothing else does."""
+    before, slash, after = text.partition("/")
+    mask = number(after) if slash else _CFI | _VID
+    value = _fits(number(before), _CFI | _VID) & mask
+    if mask > _CFI | _VID or not mask & _CFI or (value and not value & _CFI):
+        raise ValueError(text)
+    return "vlan_tci", value, mask
 
 
 def _fits(value: int, limit: int) -> int:

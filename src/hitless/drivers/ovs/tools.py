@@ -17,8 +17,9 @@ from typing import Final, Self
 from hitless.ports import SwitchError, SwitchUnavailableError
 
 _CHUNK_BYTES: Final = 1 << 20
+_FORBIDDEN: Final = "Permission denied"
 _UNREACHABLE: Final = ("failed to connect", "connecting to", "connection failed", "is not a bridge or a socket",
-                       "Broken pipe", "Connection refused", "Connection reset", "End of file")  # fmt: skip
+                       "Broken pipe", "Connection refused", "Connection reset", "End of file", _FORBIDDEN)  # fmt: skip
 _LOG_LINE: Final = re.compile(r"^\d{4}-\d\d-\d\dT[^|]*\|\d+\|")
 
 
@@ -31,7 +32,13 @@ class ToolFailedError(Exception):
 
 
 def unavailable(what: str, reason: str) -> SwitchUnavailableError:
-    """Open vSwitch does not answer."""
+    """Open vSwitch does not answer, or not to us."""
+    if _FORBIDDEN in reason:
+        return SwitchUnavailableError(
+            "switch-unavailable",
+            f"{what} cannot be asked: {reason}. Its sockets are open to root, or to a group of its own; run this with "
+            "`sudo`, or as a member of that group. Nothing was changed",
+        )
     return SwitchUnavailableError(
         "switch-unavailable",
         f"{what} does not answer: {reason}. Open vSwitch is down, restarting or busy, or the bridge does not exist. "
@@ -74,6 +81,8 @@ class UnixCtl:
         """Raises SwitchUnavailableError where no daemon has its pid file in `run_dir`, or it does not answer."""
         try:
             pid = int(Path(run_dir, "ovs-vswitchd.pid").read_text(encoding="ascii"))
+        except PermissionError as error:
+            raise unavailable("ovs-vswitchd", f"{run_dir}/ovs-vswitchd.pid: {_FORBIDDEN}") from error
         except (OSError, ValueError) as error:
             raise unavailable("ovs-vswitchd", f"no process id in {run_dir}/ovs-vswitchd.pid") from error
         self._socket = socket.socket(socket.AF_UNIX)
