@@ -10,11 +10,12 @@ import msgspec
 import pytest
 from tests.agent.cluster import Cluster, key_line, run, until
 
+from hitless.agent.config import LabConfig
 from hitless.agent.feed import listing
-from hitless.agent.plan_ipsec import IpsecPlan, NoIdentityError, waves
+from hitless.agent.plan_ipsec import IpsecPlan, NoIdentityError, told, waves
 from hitless.core.model.layout import Layout
 from hitless.core.model.node import Progress
-from hitless.core.plan.ops import DelSa
+from hitless.core.plan.ops import AddSa, DelPolicy, DelSa
 from hitless.stores.memory import MemoryStore
 
 
@@ -30,11 +31,11 @@ def after_settling(place: Path, test: Callable[[Cluster], Coroutine[Any, Any, No
     run(whole)
 
 
-async def planned(cluster: Cluster) -> IpsecPlan:
+async def planned(cluster: Cluster, lab: LabConfig | None = None) -> IpsecPlan:
     listed, _ = await listing(MemoryStore(cluster.log), "test")
     kernel = cluster.kernels["n1"]
     writes = kernel.writes
-    found = waves(cluster.config("n1"), listed, kernel)
+    found = waves(cluster.config("n1", lab), listed, kernel)
     assert kernel.writes == writes
     return found
 
@@ -51,7 +52,37 @@ def test_an_sa_that_is_gone_makes_the_node_begin_anew(tmp_path: Path) -> None:
         kernel = cluster.kernels["n1"]
         kernel.apply((DelSa(cluster.sas("n1")[0].key),))
         found = await planned(cluster)
-        assert any("a new incarnation begins: " in each for each in found.notes)
+        assert "a new incarnation begins: an SA of ours was deleted by someone else" in found.notes
+        assert any(each.startswith("peers then install ") for each in found.notes)
+        foreseen = {each for wave in found.waves for each in wave if each.startswith("add-sa ")}
+        old = {f"{sa.spi:#010x}" for sa in cluster.sas("n1")}
+        cluster.start("n1")  # what it does then is what was foreseen
+
+        async def begun() -> bool:
+            there = {told(AddSa(sa)) for sa in cluster.sas("n1")}
+            return foreseen <= there
+
+        await until(begun)
+        await cluster.stop()
+        assert foreseen
+        assert not [each for each in foreseen if each.rpartition(" ")[2] in old]
+
+    after_settling(tmp_path, test)
+
+
+def test_after_a_reboot_the_new_incarnation_is_foreseen(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        kernel = cluster.kernels["n1"]
+        there = kernel.observe()
+        kernel.apply(tuple(DelSa(each.sa.key) for each in there.sas))
+        kernel.apply(tuple(DelPolicy(each.policy.key) for each in there.policies))
+        found = await planned(cluster, LabConfig(boot_id="another"))
+        text = "\n".join(each for wave in found.waves for each in wave)
+        assert "a new incarnation begins: the machine has rebooted" in found.notes[0]
+        assert "add-sa " in text
+        assert "set-policy in " in text
+        assert "any spi of reqid " in text
+        assert "0x00000000" not in text
 
     after_settling(tmp_path, test)
 

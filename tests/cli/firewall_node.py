@@ -14,7 +14,7 @@ from hitless.cli import main
 from hitless.cli.firewall_files import intent_of_files
 from hitless.core.model.flow import Flow, FlowKey
 
-CONFIG = 'node = "n1"\nbridge = "br"\nintent = "intent"\nstate_dir = "state"\n'
+CONFIG = 'node = "n1"\nbridge = "br"\nintent = "intent"\nstate_dir = "state"\nrun_dir = "."\n'
 
 
 class Node:
@@ -28,8 +28,8 @@ class Node:
         monkeypatch.chdir(place)
         monkeypatch.setattr("hitless.telemetry.log.configure", lambda *_: None)  # it is the whole process's
         monkeypatch.setattr("hitless.agent.firewall.run.open_switch", lambda _config: self.bridge)
-        monkeypatch.setattr("hitless.cli.apply._POLL_SECONDS", 0.01)
-        monkeypatch.setattr("hitless.cli.apply._LOOK_TIMES", 0.0)
+        monkeypatch.setattr("hitless.cli.apply_confirm._POLL_SECONDS", 0.01)
+        monkeypatch.setattr("hitless.agent.firewall.reverter.start", lambda *_: None)  # another process: no such bridge
         intent = intent_of_files(place / "intent")
         memory.write_intent(place / "state", intent)
         firewall(self.bridge).round(intent, look=True)

@@ -60,6 +60,33 @@ def test_packets_that_fare_differently_are_told_with_one_of_them(node: Node) -> 
     assert all(each["witness"] for each in found["noticed"])
 
 
+def test_each_kind_of_packets_says_what_becomes_of_live_connections(node: Node) -> None:
+    node.say((OUT, rule(80, "clients", name="kept"), rule(22, "clients", name="new")))
+    said = node.run("plan", "-c", "fw.toml", wanted=3)
+    assert "packets that fare differently, in 2 kinds:\n" in said
+    assert "  tcp, tp_dst=22, new or new related or established" in said
+    assert "dropped → 2 places\n" in said
+    assert "dl_dst=fa:16:3e:00:00:01: dropped → port w1\n" in said
+    assert "nw_src=10.9.0.0/16" in said
+    assert "      live connections among them pass again\n" in said
+    assert "      live connections among them are cut\n" in said
+    assert "  established connections: 1 kind cuts them, 1 kind lets them pass again\n" in said
+    assert "      one of them: in_port=c1, 10.0.0.11 → " in said
+
+
+def test_as_many_kinds_are_told_as_are_asked_for(node: Node) -> None:
+    node.say((OUT, *(rule(8000 + each, f"10.{each}.0.0/16") for each in range(6))))
+    said = node.run("plan", "-c", "fw.toml", "--cubes", "2", wanted=3)
+    assert "in 2 kinds, and there are more (--cubes N, --all):" in said
+    assert said.count("one of them: ") == 2
+    few = json.loads(node.run("plan", "-c", "fw.toml", "--cubes", "2", "-o", "json", wanted=3))
+    assert (len(few["noticed"]), few["more"]) == (2, True)
+    every = json.loads(node.run("plan", "-c", "fw.toml", "--all", "-o", "json", wanted=3))
+    assert len(every["noticed"]) == 8
+    assert not every["more"]
+    assert {each["live"] for each in every["noticed"]} == {"cut", "freed"}
+
+
 def test_members_are_named_and_a_port_that_moves_is_written_in_stages(node: Node) -> None:
     node.say(ports={**P, "c1": ("12", "clients")})
     said = node.run("plan", "-c", "fw.toml", wanted=3)
@@ -76,8 +103,8 @@ def test_connections_that_end_and_that_live_again_are_told(node: Node) -> None:
     node.bridge.tracked = [ends, lives, stays]
     node.say((OUT, rule(80, "clients")))
     said = node.run("plan", "-c", "fw.toml", wanted=3)
-    assert "1 live connections that end:\n  protocol 6, 10.9.0.1 port 40000 → 10.0.0.1 port 443" in said
-    assert "1 marked connections that live again:\n  protocol 6, 10.0.0.11 port 40001" in said
+    assert "1 live connection ends:\n  protocol 6, 10.9.0.1 port 40000 → 10.0.0.1 port 443" in said
+    assert "1 connection that was cut lives again:\n  protocol 6, 10.0.0.11 port 40001" in said
     assert "40002" not in said
 
 
@@ -163,7 +190,7 @@ def test_ipsec_has_waves_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     inward = next(each for each in patient.kernel.observe().policies if each.policy.direction == "in")
     patient.kernel.apply((DelPolicy(inward.policy.key),))
     said = asked(wanted=3).splitlines()
-    assert said[:2] == ["n1: 1 operations in 1 waves", "wave 1:"]
+    assert said[:2] == ["n1: 1 operation in 1 wave", "wave 1:"]
     assert said[2].startswith("  set-policy in 10.1.")
     found = json.loads(asked("-o", "json", wanted=3))
     assert found == {"node": "n1", "waves": [[said[2].strip()]], "notes": []}

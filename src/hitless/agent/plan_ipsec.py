@@ -2,7 +2,8 @@
 
 The view is the store's present listing, the kernel is looked at once, and `handover.step` decides, as in the agent.
 Each wave is then taken as acknowledged and `step` is asked again, until it wants nothing more; what peers say
-meanwhile is not foreseen, so a rotation's plan ends where this node would wait for them.
+meanwhile is not foreseen, so a rotation's plan ends where this node would wait for them. A new incarnation is foreseen
+as well: its SPIs follow from its number, only its keys come from what is drawn then.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from hitless.agent import keys
 from hitless.agent.config import Config
-from hitless.agent.statefile import Remembered, StateFile, StateFileError, boot_id
+from hitless.agent.statefile import Remembered, StateFile, StateFileError, boot_id, next_incarnation
 from hitless.core.ipsec import derive, desired
 from hitless.core.ipsec.handover import fold, step
 from hitless.core.ipsec.state import (
     Effect,
     Event,
+    Incarnated,
     Install,
     Installed,
     KeysFiled,
@@ -34,13 +37,19 @@ from hitless.core.ipsec.state import (
     Switch,
     Switched,
 )
+from hitless.core.model.condition import title
 from hitless.core.model.key import MasterKey
 from hitless.core.model.node import NodeRecord
+from hitless.core.model.sa import Policy
 from hitless.core.model.view import Listed
 from hitless.core.plan.actual import Actual, actual, after
 from hitless.core.plan.ops import AddSa, DelPolicy, DelSa, Op, Outcome, SetPolicy, Wave
 from hitless.ports import Dataplane
 
+_PEERS_TURN = (
+    "peers then install what they need for it and say so; each that has is sent to with the new SPI, and what was in "
+    "use is removed when nothing comes by it any more"
+)
 _WAVES_LIMIT = 16  # a handover has at most install, switch and remove in a row for each generation it holds
 
 
@@ -49,6 +58,13 @@ class IpsecPlan(msgspec.Struct, frozen=True):
 
     waves: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+
+
+class _Undrawn:
+    """In place of randomness that is drawn only when the incarnation begins."""
+
+    def token(self, n_bytes: int) -> bytes:
+        return bytes(n_bytes)
 
 
 class NoIdentityError(StateFileError):
@@ -61,16 +77,17 @@ def waves(config: Config, listed: Listed, dataplane: Dataplane) -> IpsecPlan:
     """What the agent would do now. Raises NoIdentityError, StateFileError, KeyFileError."""
     file = StateFile(Path(config.state_dir))
     remembered = _remembered(config, file)
-    me = NodeRecord(config.node, remembered.node_id, remembered.incarnation, config.addresses, config.prefixes)
+    anew = (config.lab.boot_id or boot_id(), config.addresses) != (remembered.boot_id, remembered.addresses)
+    incarnation = next_incarnation(remembered.incarnation.counter, _Undrawn()) if anew else remembered.incarnation
+    me = NodeRecord(config.node, remembered.node_id, incarnation, config.addresses, config.prefixes)
     filed = keys.read(Path(config.keys))
     prints = {each.record.fingerprint: each.record.generation for each in listed.keys}
     keyring = {prints[each]: key for key in filed if (each := derive.fingerprint(key, config.cluster)) in prints}
     notes = []
     if len(keyring) < len(filed):
         notes.append(f"{len(filed) - len(keyring)} keys are not registered; the agent registers them first")
-    if (config.lab.boot_id or boot_id(), config.addresses) != (remembered.boot_id, remembered.addresses):
-        return IpsecPlan((), (*notes, "the machine has rebooted or has other addresses: the agent begins a new "
-                              "incarnation first, and everything is installed anew"))  # fmt: skip
+    if anew:
+        notes += ["a new incarnation begins: the machine has rebooted or has other addresses", _PEERS_TURN]
     state = State(me=me, rules=config.rules)
     for event in (Recalled(file.read_used(me.incarnation)), listed, KeysFiled(frozenset(keyring))):
         state = fold(state, event, time.monotonic())
@@ -92,6 +109,13 @@ def _foreseen(
     events: Sequence[Event] = [desired.observed(state, keyring, held, settings)]
     for _ in range(_WAVES_LIMIT):
         state, effects = step(state, events, time.monotonic())
+        reborn = next((each for each in effects if isinstance(each, Reincarnate)), None)
+        if reborn is not None:
+            notes += [f"a new incarnation begins: {title(reborn.reason)}", _PEERS_TURN]
+            me = replace(state.me, incarnation=next_incarnation(state.me.incarnation.counter, _Undrawn()))
+            state = fold(state, Incarnated(me), time.monotonic())
+            events = [desired.observed(state, keyring, held, settings)]
+            continue
         wave = desired.standing_ops(state, held, settings)
         held = after(held, map(Outcome, wave))
         events = []
@@ -131,13 +155,18 @@ def _carried_out(
 
 def _said(effect: Effect, state: State) -> list[str]:
     match effect:
-        case Reincarnate(reason):
-            return [f"a new incarnation begins: {reason}"]
         case Publish(progress) if progress != state.view.progress.get(state.me.name):
             return [f"published then: sends with generation {progress.sends.generation}, receives "
                     f"{', '.join(map(str, progress.receives.generations)) or 'none'}, {progress.phase}"]  # fmt: skip
         case _:
             return []
+
+
+def _required(policy: Policy) -> str:
+    if policy.template is None:
+        return policy.action
+    spi = policy.template.spi
+    return f"spi {spi:#010x}" if spi else f"any spi of reqid {policy.template.reqid}"
 
 
 def told(op: Op) -> str:
@@ -148,7 +177,6 @@ def told(op: Op) -> str:
         case DelSa(key):
             return f"del-sa {key.dst} spi {key.spi:#010x}"
         case SetPolicy(policy):
-            pinned = f"spi {policy.template.spi:#010x}" if policy.template else policy.action
-            return f"set-policy {policy.direction} {policy.selector.src} > {policy.selector.dst} {pinned}"
+            return f"set-policy {policy.direction} {policy.selector.src} > {policy.selector.dst} {_required(policy)}"
         case DelPolicy(key):
             return f"del-policy {key.direction} {key.selector.src} > {key.selector.dst}"

@@ -1,16 +1,13 @@
 """`hitless apply`: carry out a saved plan as the agent would, on a node whose agent does not run.
 
-Refused are plans that were refuted or made for another state of the bridge. With `--confirm-within` the change is taken
-back unless a person says in time that they are still there.
+Refused are plans that were refuted, changed, or made for another state of the bridge. With `--confirm-within` the
+change is taken back unless a person says in time that they are still there (`apply_confirm.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import select
-import signal
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -18,15 +15,25 @@ import typer
 
 if TYPE_CHECKING:
     from hitless.agent.firewall.config import Config
-    from hitless.agent.firewall.confirm import Pending
-    from hitless.agent.firewall.guard import Told
+    from hitless.agent.firewall.guard import Judged, Told
+    from hitless.agent.firewall.picture import Picture
     from hitless.agent.firewall.planning import SavedPlan
-    from hitless.agent.firewall.rounds import Firewall, Plan
+    from hitless.agent.firewall.rounds import Firewall, Plan, Verify
     from hitless.core.model.security import Intent
+    from hitless.core.plan.flows import Bundle
 
-_TIMED_OUT = 6
-_POLL_SECONDS = 0.5
-_LOOK_TIMES = 10.0  # asking costs a dump; it may take a tenth of the time
+
+class _Once:
+    """Judges what is asked twice, by this command and by the round that writes, once."""
+
+    def __init__(self, guard: Verify) -> None:
+        self._guard = guard
+        self._said: tuple[int, Bundle, Judged] | None = None
+
+    def __call__(self, picture: Picture, bundle: Bundle) -> Judged:
+        if self._said is None or self._said[:2] != (picture.looks, bundle):
+            self._said = (picture.looks, bundle, self._guard(picture, bundle))
+        return self._said[2]
 
 
 def apply(
@@ -34,57 +41,94 @@ def apply(
     config: Path = typer.Option(..., "--config", "-c", help="The firewall's configuration (TOML)."),
     confirm_within: float = typer.Option(0.0, min=0.0, help="Take it back unless confirmed within so many seconds."),
     confirm: bool = typer.Option(False, "--confirm", help="Keep the change that waits for this plan's confirmation."),
+    take_back: bool = typer.Option(False, "--take-back", help="Take back at once the change of this plan that waits."),
     accept_unknown: bool = typer.Option(False, "--accept-unknown", help="Carry it out though the check cannot tell."),
 ) -> None:
     """Carry out a plan. Exit 0: in force; 4: refuted; 6: not confirmed and taken back; 7: the check cannot tell."""
+    from hitless.agent.firewall import locks
     from hitless.agent.firewall.config import load
     from hitless.agent.firewall.guard import Guard
     from hitless.agent.firewall.rounds import Firewall
     from hitless.agent.firewall.run import open_switch
+    from hitless.cli import apply_confirm
     from hitless.cli.plan import PlanError, read_plan
     from hitless.telemetry.log import configure
 
+    if confirm + take_back + bool(confirm_within) > 1:
+        raise typer.BadParameter("give one of --confirm-within, --confirm and --take-back")
     loaded, saved = load(config), read_plan(plan)
     configure(loaded.node, loaded.log)
     if (saved.node, saved.bridge) != (loaded.node, loaded.bridge):
         raise PlanError("plan-elsewhere", f"{plan} is for node {saved.node}, bridge {saved.bridge}; this "
-                        f"configuration is for {loaded.node}, {loaded.bridge}")  # fmt: skip
-    firewall = Firewall(open_switch(loaded), loaded, lambda _step: None, Guard(accept_unknown=accept_unknown))
-    firewall.look()
-    if confirm:
-        _confirm(firewall, Path(loaded.state_dir), saved)
-        return
-    _refuse_beside_agent(loaded)
-    _take_back_what_expired(firewall, Path(loaded.state_dir))
-    if saved.verdict.verdict == "refuted" or (saved.verdict.verdict == "unknown" and not accept_unknown):
-        _not_carried_out(saved.verdict)
-    raise typer.Exit(_carry_out(firewall, loaded, saved, confirm_within))
+                        f"configuration is for {loaded.node}, {loaded.bridge}; give the one that it was made with, or "
+                        "make a plan with this one")  # fmt: skip
+    guard = _Once(Guard(accept_unknown=accept_unknown))
+    firewall = Firewall(open_switch(loaded), loaded, lambda _step: None, guard)
+    firewall.by_hand = True
+    if confirm or take_back:
+        answer = apply_confirm.confirm if confirm else apply_confirm.take_back
+        raise typer.Exit(answer(firewall, Path(loaded.state_dir), saved))
+    command = f"hitless apply {plan.absolute()} -c {config.absolute()}"
+    with locks.bridge(loaded, "apply"):
+        waits = _carry_out(firewall, loaded, saved, guard, confirm_within, command)
+    raise typer.Exit(apply_confirm.wait(firewall, Path(loaded.state_dir), saved.identity) if waits else 0)
 
 
-def _carry_out(firewall: Firewall, config: Config, saved: SavedPlan, confirm_seconds: float) -> int:
-    from hitless.agent.firewall import memory
+def _carry_out(
+    firewall: Firewall, config: Config, saved: SavedPlan, guard: Verify, confirm_seconds: float, command: str
+) -> bool:
+    """Write it; whether it waits for a confirmation."""
+    from hitless.agent.firewall import confirm, memory
+    from hitless.agent.statefile import StateFileError
+    from hitless.cli import apply_confirm
     from hitless.cli.firewall_files import intent_of
     from hitless.cli.plan import PlanError
+    from hitless.ports import SwitchError
 
-    intent, directory = intent_of(config), Path(config.state_dir)
-    waits = None
-    planned = _still_right(firewall, saved, intent)
-    if confirm_seconds and planned.bundle:
-        waits = _prepare_way_back(firewall, planned, directory, saved, confirm_seconds)
-    memory.write_intent(directory, intent)
-    firewall.confirming = waits is not None
+    directory = Path(config.state_dir)
+    with confirm.deciding(directory, "apply"):
+        firewall.look()
+        apply_confirm.refuse_beside_another(firewall, directory)
+        if saved.verdict.verdict == "refuted":
+            not_carried_out(saved.verdict)
+        intent = intent_of(config)
+        planned = _still_right(firewall, saved, intent, guard)
+        if not (confirm_seconds and planned.bundle):
+            memory.write_intent(directory, intent)
+            _write(firewall, intent)
+            return False
+        found = apply_confirm.prepare(firewall, config, planned, saved, confirm_seconds, command)
+        try:
+            memory.write_intent(directory, intent)
+            _write(firewall, intent)
+        except (PlanError, StateFileError):
+            confirm.drop(firewall.picture, directory, found)
+            raise
+        except KeyboardInterrupt:  # what is written is not known: back to what was
+            confirm.hurry(directory, found.plan)
+            return True
+        except BaseException:
+            confirm.hurry(directory, found.plan)
+            raise
+        with contextlib.suppress(StateFileError, SwitchError):  # the time then runs from before the first write
+            confirm.begin(firewall.picture, directory, found)
+    return True
+
+
+def _write(firewall: Firewall, intent: Intent) -> None:
+    """Raises PlanError where nothing was written, SwitchError where nobody knows."""
+    from hitless.cli.plan import PlanError
+
     done = firewall.round(intent, look=False)
     if not done.settled:
-        _forget(firewall)
-        if done.judged is not None:
-            _not_carried_out(done.judged.told)
         code, why = next(iter(done.conditions.items()))
         raise PlanError(code, why)
-    typer.echo(f"in force: {done.flow_mods} flow-mods, {done.cut} connections ended")
-    return _wait(firewall, directory, waits, confirm_seconds) if waits else 0
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        typer.echo(f"in force: {done.flow_mods} flow-mods, {done.cut} connection{'s' * (done.cut != 1)} ended")
 
 
-def _not_carried_out(told: Told) -> NoReturn:
+def not_carried_out(told: Told) -> NoReturn:
+    """Say a verdict, and end with its status."""
     from hitless.cli.verify import EXIT, verdict_lines
 
     for line in verdict_lines(told):
@@ -94,159 +138,23 @@ def _not_carried_out(told: Told) -> NoReturn:
     raise typer.Exit(EXIT[told.verdict])
 
 
-# --- what speaks against it -------------------------------------------------------------------------------
-
-
-def _refuse_beside_agent(config: Config) -> None:
-    from hitless.agent.firewall.status import read_status
-    from hitless.cli.plan import PlanError
-
-    found = read_status(Path(config.state_dir))
-    if found is not None and Path(f"/proc/{found.pid}").exists():
-        raise PlanError("agent-alive", f"an agent keeps this bridge (process {found.pid}) and makes it what the "
-                        "documents say: it has done this or would undo it; stop it first")  # fmt: skip
-
-
-def _still_right(firewall: Firewall, saved: SavedPlan, intent: Intent) -> Plan:
-    """The same plan, made anew. Raises PlanError where it is not the same."""
-    from hitless.agent.firewall.planning import digest
+def _still_right(firewall: Firewall, saved: SavedPlan, intent: Intent, guard: Verify) -> Plan:
+    """The same plan, made and judged anew. Raises PlanError where it is not the same, Exit where it is not sound."""
+    from hitless.agent.firewall.planning import basis, written
     from hitless.cli.plan import PlanError
 
     now = firewall.plan(intent)
     what = ""
     if now.generation != saved.generation:
         what = "the documents say something else now"
-    elif digest(firewall.picture, now) != saved.digest:
+    elif basis(firewall.picture, now) != saved.basis:
         what = "the bridge's flows or ports are not those that it was made for"
+    elif now.bundle:
+        judged = guard(firewall.picture, now.bundle)
+        if not judged.accepted:
+            not_carried_out(judged.told)
+        if written(judged) != saved.batches:
+            what = "the same change would be written in other steps now"
     if what:
         raise PlanError("plan-stale", f"{what}; nothing was written, make a new plan")
     return now
-
-
-# --- the way back -----------------------------------------------------------------------------------------
-
-
-def _prepare_way_back(
-    firewall: Firewall, planned: Plan, directory: Path, saved: SavedPlan, seconds: float
-) -> Pending:
-    """Judge the way back, and keep it, before anything is written."""
-    from hitless.agent.firewall import confirm
-    from hitless.agent.firewall.guard import judge
-    from hitless.cli.plan import PlanError, connection
-    from hitless.core.plan.flows import diff
-
-    picture = firewall.picture
-    if picture.bridge is None or picture.bridge.fail_mode != "secure":
-        raise PlanError("confirm-impossible", "the bridge's fail_mode is not secure yet, and setting it empties its "
-                        "tables: there is no way back from that; apply without --confirm-within")  # fmt: skip
-    after = planned.compiled.flows
-    ports = [each.ofport for each in picture.bridge.interfaces]
-    back = judge((*after.values(), *picture.others.values()), diff(picture.ours, after, picture.others), ports)
-    if not back.accepted:
-        print("the way back is not sound, and only a change with one can wait for a confirmation:", file=sys.stderr)
-        _not_carried_out(back.told)
-    for each in saved.cut:
-        typer.echo(f"ends, and does not come back if this is taken back:{connection(each)}")
-    waits = confirm.Pending(time.time() + seconds, saved.identity)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # before the first write: the terminal may go with it
-    confirm.keep(picture, directory, waits)
-    return waits
-
-
-def _wait(firewall: Firewall, directory: Path, waits: Pending, seconds: float) -> int:
-    """Until somebody confirms, or not. A lost terminal is what this is for: it must not end the waiting."""
-    from hitless.agent.firewall import confirm
-
-    waits = confirm.Pending(time.time() + seconds, waits.plan)
-    with contextlib.suppress(KeyboardInterrupt):
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        firewall.picture.remember({confirm.UNTIL: waits.text})
-        _say(f"waiting {seconds:g} s for `hitless apply --confirm`" + (" or Enter" if sys.stdin.isatty() else ""))
-        while time.time() < waits.until:
-            if _entered(firewall, waits.until - time.time()) or confirm.pending(firewall.picture) is None:
-                _forget(firewall)
-                _say("confirmed")
-                return 0
-    return _take_back(firewall, directory, waits)
-
-
-def _entered(firewall: Firewall, left_seconds: float) -> bool:
-    """Look and pause; whether somebody pressed Enter meanwhile."""
-    from hitless.ports import SwitchError
-
-    began = time.monotonic()
-    with contextlib.suppress(SwitchError):  # a switch that restarts: what it holds then is seen when it is back
-        firewall.look()
-    pause = max(0.0, min(left_seconds, max(_POLL_SECONDS, _LOOK_TIMES * (time.monotonic() - began))))
-    if sys.stdin.isatty():
-        if not select.select([sys.stdin], [], [], pause)[0]:
-            return False
-        if sys.stdin.readline():
-            return True
-    time.sleep(pause)  # no terminal, or one that has been closed
-    return False
-
-
-def _take_back(firewall: Firewall, directory: Path, waits: Pending) -> int:
-    """Exit status 6, or what the check says against going back."""
-    from hitless.agent.firewall import confirm
-    from hitless.agent.firewall.guard import Guard
-    from hitless.cli.plan import PlanError
-
-    firewall.look()
-    if confirm.pending(firewall.picture) is None:
-        _say("confirmed")
-        return 0
-    reversal = confirm.kept(directory, waits.plan)
-    if reversal is None:
-        raise PlanError("reversal-missing", f"{directory} does not hold the way back, so the change stays; keep it "
-                        "with `hitless apply --confirm`, or change the documents")  # fmt: skip
-    judged = Guard()(firewall.picture, confirm.way_back(firewall.picture, reversal))
-    if not judged.accepted:
-        _not_carried_out(judged.told)
-    cut = confirm.go_back(firewall, directory, reversal, judged)
-    _say(f"not confirmed, taken back: {sum(map(len, judged.batches))} flow-mods, {len(cut)} connections ended")
-    return _TIMED_OUT
-
-
-def _take_back_what_expired(firewall: Firewall, directory: Path) -> None:
-    """What a command left that died while it waited. Raises PlanError."""
-    from hitless.agent.firewall import confirm
-    from hitless.cli.plan import PlanError
-
-    waits = confirm.pending(firewall.picture)
-    if waits is None:
-        return
-    left = waits.until - time.time()
-    if left > 0:
-        raise PlanError("confirm-pending", f"another change waits {left:.0f} s more for its confirmation; keep it with "
-                        "`hitless apply --confirm PLAN`, or let it be taken back first")  # fmt: skip
-    _take_back(firewall, directory, waits)
-    raise PlanError("confirm-expired", "a change before this one was never confirmed, and is taken back now; make a "
-                    "new plan")  # fmt: skip
-
-
-def _confirm(firewall: Firewall, directory: Path, saved: SavedPlan) -> None:
-    from hitless.agent.firewall import confirm
-    from hitless.cli.plan import PlanError
-
-    waits = confirm.pending(firewall.picture)
-    if waits is None or waits.plan != saved.identity:
-        raise PlanError("nothing-to-confirm", "no change of this plan waits for a confirmation: it was confirmed or "
-                        "taken back, or never carried out with --confirm-within")  # fmt: skip
-    if waits.until <= time.time() and confirm.kept(directory, waits.plan) is not None:
-        raise PlanError("confirm-expired", "too late: the time for a confirmation is over, and the change is being "
-                        "taken back, by its own command or the next `hitless apply`")  # fmt: skip
-    _forget(firewall)
-    typer.echo("confirmed")
-
-
-def _forget(firewall: Firewall) -> None:
-    from hitless.agent.firewall.confirm import UNTIL
-
-    firewall.picture.remember({UNTIL: ""})
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # the terminal may be gone
-        typer.echo(text)

@@ -66,23 +66,28 @@ def status(
     output: Literal["text", "json"] = typer.Option("text", "--output", "-o", help="Text, or JSON."),
 ) -> None:
     """Show what this node's agent said last. Exit 5: degraded, or no agent runs; 7: none has ever run."""
+    from hitless.agent.firewall import confirm, locks
     from hitless.agent.firewall.config import load
     from hitless.agent.firewall.status import read_status
 
     loaded = load(config)
-    found = read_status(Path(loaded.state_dir))
+    directory = Path(loaded.state_dir)
+    found, awaited, keeper = read_status(directory), confirm.awaited(directory), locks.keeper(loaded)
+    if awaited is not None and output == "text":
+        typer.echo(confirm.sentence(awaited, directory), err=True)
     if found is None:
         typer.echo(f"no agent has run with state_dir {loaded.state_dir}", err=True)
         raise typer.Exit(7)
-    alive = Path(f"/proc/{found.pid}").exists()
+    alive = keeper is not None and keeper.what == "agent"
     if output == "json":
         import msgspec
 
-        shown = {"alive": alive, "degraded": found.degraded, **msgspec.to_builtins(found)}
+        shown = {"alive": alive, "degraded": found.degraded, "awaited": msgspec.to_builtins(awaited),
+                 **msgspec.to_builtins(found)}  # fmt: skip
         typer.echo(msgspec.json.encode(shown).decode())
     else:
         _print_status(found, alive)
-    if found.degraded or not alive:
+    if found.degraded or not alive or awaited is not None:
         raise typer.Exit(5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,12 +11,16 @@ import typer
 
 if TYPE_CHECKING:
     from hitless.agent.config import Config as IpsecConfig
-    from hitless.agent.firewall.planning import SavedPlan, Wanted
+    from hitless.agent.firewall.planning import Noticed, SavedPlan, Wanted
+    from hitless.agent.firewall.rounds import Firewall
     from hitless.agent.plan_ipsec import IpsecPlan
     from hitless.core.model.flow import Connection
 
 _PENDING = {"proved": 3, "refuted": 4, "unknown": 7}
-_SHOWN = 20  # connections, and kinds of packets, that are named
+_SHOWN = 20  # connections that are named
+_ENDS = 4  # sources and destinations of one kind of packets that are named
+_VALUES = 6  # values of one field that are named
+_EVERY = 1 << 30
 
 
 class PlanError(Exception):
@@ -30,10 +35,12 @@ def plan(
     config: Path = typer.Option(..., "--config", "-c", help="A configuration: the firewall's, or IPsec's."),
     output: Literal["text", "json"] = typer.Option("text", "--output", "-o", help="Text, or JSON."),
     out: Path | None = typer.Option(None, help="Save the firewall's plan here, for `hitless apply`."),
+    cubes: int = typer.Option(20, min=1, help="Tell at most so many kinds of packets that fare differently."),
+    every: bool = typer.Option(False, "--all", help="Tell all of them."),
 ) -> None:
     """Show what the agent would change now. Exit 0: nothing; 3: changes; 4: refuted; 7: unknown."""
     if is_firewall(config):
-        raise typer.Exit(_firewall(config, output, out))
+        raise typer.Exit(_firewall(config, output, out, _EVERY if every else cubes))
     if out is not None:
         raise typer.BadParameter("only the firewall's plans can be saved: what IPsec does next depends on its peers")
     raise typer.Exit(_ipsec(config, output))
@@ -57,18 +64,28 @@ def read_plan(file: Path) -> SavedPlan:
     """A saved plan. Raises PlanError."""
     import msgspec
 
-    from hitless.agent.firewall.planning import SavedPlan
+    from hitless.agent.firewall.planning import ChangedError, read
 
     try:
-        return msgspec.json.decode(file.read_bytes(), type=SavedPlan)
-    except (OSError, msgspec.MsgspecError) as error:
+        return read(file.read_bytes())
+    except FileNotFoundError:
+        raise PlanError("plan-invalid", f"{file}: does not exist; `hitless plan --out` writes a plan") from None
+    except ChangedError:
+        raise PlanError("plan-invalid", f"{file}: was changed after it was made, and nobody has checked what it says "
+                        "now; change the documents instead, and make a new plan") from None  # fmt: skip
+    except OSError as error:
+        raise PlanError("plan-invalid", f"{file}: cannot be read: {error.strerror}; `hitless plan --out` writes a "
+                        "plan") from None  # fmt: skip
+    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise PlanError("plan-invalid", f"{file}: not a plan: {error}; `hitless plan --out` writes one") from None
 
 
 # --- the firewall -----------------------------------------------------------------------------------------
 
 
-def _firewall(config: Path, output: str, out: Path | None) -> int:
+def _firewall(config: Path, output: str, out: Path | None, cubes: int) -> int:
+    import gc
+
     import msgspec
 
     from hitless.agent.firewall import planning
@@ -78,10 +95,13 @@ def _firewall(config: Path, output: str, out: Path | None) -> int:
     from hitless.agent.firewall.run import open_switch
     from hitless.cli.firewall_files import intent_of
 
+    gc.disable()  # nothing here is cyclic, and looking for it costs time
     loaded = load(config)
     intent = intent_of(loaded)
     firewall = Firewall(open_switch(loaded), loaded, lambda _step: None)
-    made = planning.make(firewall, intent, read_intent(Path(loaded.state_dir)), loaded.node, loaded.bridge)
+    before = read_intent(Path(loaded.state_dir))
+    made = planning.make(firewall, intent, before, loaded.node, loaded.bridge, cubes)
+    _tell_awaited(firewall, Path(loaded.state_dir), made.generation)
     if out is not None:
         try:
             out.write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=1))
@@ -93,6 +113,19 @@ def _firewall(config: Path, output: str, out: Path | None) -> int:
         for line in lines(made):
             typer.echo(line)
     return _PENDING[made.verdict.verdict] if made.batches else 0
+
+
+def _tell_awaited(firewall: Firewall, directory: Path, generation: str) -> None:
+    from hitless.agent.firewall import confirm
+
+    found = confirm.awaited(directory)
+    if found is not None:
+        print(confirm.sentence(found, directory), file=sys.stderr)
+    elif confirm.elsewhere(firewall.picture, directory) is not None:
+        print(f"a change waits for its confirmation, of which {directory} knows nothing", file=sys.stderr)
+    if firewall.picture.said(confirm.TAKEN_BACK) == generation:
+        print("this change was not confirmed in time before: an agent does not make it, `hitless apply` does",
+              file=sys.stderr)  # fmt: skip
 
 
 def lines(made: SavedPlan) -> list[str]:
@@ -109,21 +142,67 @@ def lines(made: SavedPlan) -> list[str]:
         f"{sums[0]} flows added, {sums[1]} replaced, {sums[2]} deleted, in {how}:",
         *map(_wanted, made.wanted),
     ]
-    found += ["", "packets that fare differently:" if made.noticed else "no packet fares differently"]
-    for each in made.noticed[:_SHOWN]:
-        found.append(f"  {each.packets}" + (f": {each.was} → {each.becomes}" if each.witness else ""))
-        found += [f"      one of them: {each.witness}"] if each.witness else []
-    found += [f"  and {len(made.noticed) - _SHOWN} kinds more"] if len(made.noticed) > _SHOWN else []
-    for title, some in (("live connections that end", made.cut), ("marked connections that live again", made.freed)):
-        found += ["", f"{len(some)} {title}{':' if some else ''}", *map(connection, some[:_SHOWN])]
+    found += ["", *_noticed_lines(made)]
+    for forms, some in zip(_FORMS, (made.cut, made.freed), strict=True):
+        count = len(some)
+        found += ["", f"no {forms[0]}" if not some else f"{count} {forms[count > 1]}:"]
+        found += [*map(connection, some[:_SHOWN])]
         found += [f"  and {len(some) - _SHOWN} more"] if len(some) > _SHOWN else []
     return [*found, "", *verdict_lines(made.verdict)]
 
 
+def _noticed_lines(made: SavedPlan) -> list[str]:
+    told = [each for each in made.noticed if each.witness]
+    blind = [f"  {each.packets}" for each in made.noticed if not each.witness]
+    if not told:
+        return ["no packet is known to fare differently:", *blind] if blind else ["no packet fares differently"]
+    found = [f"packets that fare differently, in {len(told)} {'kind' if len(told) == 1 else 'kinds'}"
+             f"{', and there are more (--cubes N, --all)' if made.more else ''}:"]  # fmt: skip
+    for each in told:
+        found += _kind_lines(each)
+    counts = [(sum(each.live == word for each in told), verbs) for word, *verbs in _LIVE]
+    sums = [f"{number} {verbs[number > 1]}" for number, verbs in counts if number]
+    none = "none of these kinds has packets of connections that are established"
+    return [*found, *blind, f"  established connections: {', '.join(sums) or none}"]
+
+
+_FORMS = (("live connection ends", "live connections end"),
+          ("connection that was cut lives again", "connections that were cut live again"))  # fmt: skip
+_LIVE = (("cut", "kind cuts them", "kinds cut them"),
+         ("freed", "kind lets them pass again", "kinds let them pass again"),
+         ("moved", "kind sends them elsewhere", "kinds send them elsewhere"))  # fmt: skip
+
+
+def _kind_lines(each: Noticed) -> list[str]:
+    from hitless.core.verify.transition.cubes import LIVE_TEXT
+
+    found = [f"  {_short(each.packets)}: {_places(each.was)} → {_places(each.becomes)}"]
+    fates = [f"{fate.packets}: {fate.was} → {fate.becomes}" for fate in each.targets]
+    for word, ends in (("from", each.sources), ("to", fates)):
+        found += [f"      {word if not number else '':<5}{_short(end)}" for number, end in enumerate(ends[:_ENDS])]
+        found += [f"           and {len(ends) - _ENDS} more (-o json names them)"] if len(ends) > _ENDS else []
+    if each.returns:
+        found.append("      not those that would leave by the port they came in by: they are dropped in any case")
+    return [*found, f"      {LIVE_TEXT[each.live]}", f"      one of them: {each.witness}"]
+
+
+def _places(text: str) -> str:
+    """Where packets go: one place, or how many there are."""
+    return f"{len(text.split(' or '))} places" if " or " in text else text
+
+
+def _short(text: str) -> str:
+    """A list of many values by the first ones."""
+    parts = []
+    for part in text.split(", "):
+        values = part.split(" or ")
+        more = [f"{len(values) - _VALUES} more"] if len(values) > _VALUES + 1 else []
+        parts.append(" or ".join([*values[:_VALUES], *more] if more else values))
+    return ", ".join(parts)
+
+
 def _wanted(each: Wanted) -> str:
-    signs = " ".join(
-        f"{sign}{n}" for sign, n in (("+", each.added), ("~", each.replaced), ("-", each.deleted)) if n
-    )
+    signs = " ".join(f"{sign}{n}" for sign, n in (("+", each.added), ("~", each.replaced), ("-", each.deleted)) if n)
     place = f" ({each.place})" if each.place else ""
     return f"  {signs:<10} {each.kind} {each.name}{place}"
 
@@ -173,7 +252,8 @@ async def _listed(config: IpsecConfig) -> Any:
 def _ipsec_lines(node: str, found: IpsecPlan) -> list[str]:
     if not found.waves and not found.notes:
         return [f"{node}: nothing to change"]
-    shown = [f"{node}: {sum(map(len, found.waves))} operations in {len(found.waves)} waves"]
+    count, waves = sum(map(len, found.waves)), len(found.waves)
+    shown = [f"{node}: {count} operation{'s' * (count != 1)} in {waves} wave{'s' * (waves != 1)}"]
     for number, wave in enumerate(found.waves, 1):
         shown += [f"wave {number}:", *(f"  {each}" for each in wave)]
     return [*shown, *found.notes]

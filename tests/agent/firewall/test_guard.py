@@ -153,10 +153,14 @@ def test_a_refusal_is_remembered_until_something_changes(monkeypatch: pytest.Mon
 def test_what_cannot_be_told_is_not_written_either() -> None:
     switch, process = brought_up(policy())
     switch.flows[ODD.key] = ODD
-    done = refused(process, policy(ports={**P, "c1": ("12", "clients")}))
+    with capture_logs() as logs:
+        done = refused(process, policy(ports={**P, "c1": ("12", "clients")}))
     assert done.judged is not None
     assert done.judged.told.verdict == "unknown"
-    assert done.conditions["plan-unknown"].startswith("not proved, ")
+    said = done.conditions["plan-unknown"]
+    assert said.startswith("not proved, the action group:7, in the flow of table 72, priority 99, cookie 0x5: ")
+    assert "smaller parts do not help: remove that flow" in said
+    assert [each["event"] for each in logs] == ["plan-unknown"]
     assert not switch.written
 
 

@@ -31,9 +31,9 @@ _CODES: Final[dict[Word, str]] = {"proved": "", "refuted": "plan-refuted", "unkn
 _ENTRY: Final = 0  # where every packet begins, in any pipeline
 _TOP: Final = 65535
 _RESERVED: Final = 0xFF00  # OFPP_MAX: what is above are no ports that come and go
-_ADVICE: Final = (
-    "nothing is written, the old tables stay; make the change in smaller parts, or look at it with `hitless plan`"
-)
+_IN: Final = ", in the flow of "
+_SHOWN: Final = 3  # flows that are named
+_STAYS: Final = "nothing is written, the old tables stay"
 
 
 # A mark on a connection that is to be denied anyway, or that its next packet takes away, harms nobody: our tables mark
@@ -108,7 +108,7 @@ def judge(before: Collection[Flow], bundle: Bundle, ports: Collection[int]) -> J
     closed = _closed([*before, *(op.flow for op in bundle)], ports)
     found: list[Judged] = []
     for batches in ((bundle,), stamped(bundle, read_stamp(before))):
-        told = told_of(check_batches((*before, *closed), batches, atomic=True, properties=ASKED))
+        told = _with_places(told_of(check_batches((*before, *closed), batches, atomic=True, properties=ASKED)), before)
         found.append(Judged(told, batches, accepted=told.verdict == "proved"))
         if told.verdict == "proved":
             return found[-1]
@@ -145,8 +145,25 @@ def told_of(verdict: Verdict) -> Told:
 
 def sentence(told: Told) -> str:
     """A verdict that keeps a bundle from being written, as a condition says it."""
-    what = f"not proved, {told.about}" if told.verdict == "unknown" else "; ".join(told.story) or told.about
-    return f"{what}: {_ADVICE}"
+    parts = "make the change in smaller parts, or look at it with `hitless plan`"
+    if told.verdict != "unknown":
+        return f"{'; '.join(told.story) or told.about}: {_STAYS}; {parts}"
+    if _IN in told.about:
+        parts = "smaller parts do not help: remove that flow, or take the risk with `hitless apply --accept-unknown`"
+    return f"not proved, {told.about}: {_STAYS}; {parts}"
+
+
+def _with_places(told: Told, flows: Iterable[Flow]) -> Told:
+    """A verdict that fails on actions which are not understood, with the flows that have them."""
+    if told.verdict != "unknown":
+        return told
+    found = [
+        f"{_IN}table {flow.table}, priority {flow.priority}, cookie {flow.cookie:#x}"
+        for flow in flows
+        if any(isinstance(each, Opaque) and each.text in told.about for each in flow.actions)
+    ]
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return msgspec.structs.replace(told, about=f"{told.about}{''.join(found[:_SHOWN])}{more}")
 
 
 def _from_nothing(before: Iterable[Flow]) -> bool:

@@ -12,16 +12,18 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 import msgspec
 import structlog
 
 from hitless.agent.firewall import facts
 from hitless.agent.firewall.config import Config
-from hitless.agent.firewall.confirm import UNTIL
+from hitless.agent.firewall.confirm import TAKEN_BACK, governing
 from hitless.agent.firewall.facts import Facts, read_facts, strangers
 from hitless.agent.firewall.guard import Judged, code, sentence, unverified
 from hitless.agent.firewall.picture import Picture
+from hitless.agent.statefile import StateFileError
 from hitless.core.firewall.compile import Compiled, compile_flows
 from hitless.core.firewall.identity import TagError
 from hitless.core.firewall.stamp import read_stamp
@@ -75,7 +77,7 @@ class Firewall:
     ) -> None:
         self.picture = Picture(switch)
         self._config, self._crash_point, self._verify = config, crash_point, verify
-        self.confirming = False  # whether this process is the one that a pending confirmation belongs to
+        self.by_hand = False  # whether a person is behind this: an agent has to mind what waits for a confirmation
         self._told: Judged | None = None  # the refusal that was logged last
         self.restarting: Callable[[], None] = lambda: None  # called when the switch is found to have lost our tables
         self._committed = ""  # the generation that this process knows to be in force, with connections repaired
@@ -99,7 +101,13 @@ class Firewall:
         """Make the bridge what the intent says. `look`: dump it first; else what is known of it is enough."""
         if look or self.picture.bridge is None:
             self.look()
-        generation, before = self.generation(intent), self.picture.flow_mods
+        before = self.picture.flow_mods
+        governed, odd = (intent, {}) if self.by_hand else self._governed(intent)
+        if governed is None:
+            self._end_stale_wait()
+            return Round(self.picture.said(facts.COMMITTED), False, odd)
+        intent = governed
+        generation = self.generation(intent)
         try:
             plan = self.plan(intent)
         except (KeyTakenError, TagError) as error:
@@ -115,12 +123,19 @@ class Firewall:
             self._end_stale_wait()
             return Round(generation, False, {code(judged.told): sentence(judged.told)}, plan, judged=judged)
         plan = msgspec.structs.replace(plan, batches=judged.batches if judged else ())
-        self._end_confirmation()
         if not plan.restarted:
             self._end_stale_wait()
         cut = self._write(intent, plan)
+        if not odd:
+            self.picture.remember({TAKEN_BACK: ""})
         mods = self.picture.flow_mods - before
-        return Round(generation, True, self.conditions(plan), plan, mods, cut, judged)
+        return Round(generation, True, {**odd, **self.conditions(plan)}, plan, mods, cut, judged)
+
+    def _governed(self, intent: Intent) -> tuple[Intent | None, dict[str, str]]:
+        try:
+            return governing(self, Path(self._config.state_dir), intent)
+        except StateFileError as error:
+            return None, {error.code: str(error)}
 
     def plan(self, intent: Intent) -> Plan:
         """What a round would write to the bridge as it is known. Raises KeyTakenError, TagError."""
@@ -237,15 +252,11 @@ class Firewall:
         if judged is not self._told:
             self._told = judged
             told = judged.told
-            what = {"code": code(told), "verdict": told.verdict, "kind": told.kind}
-            self._log.error("plan-refuted", **what, why=told.about, story=told.story)
-
-    def _end_confirmation(self) -> None:
-        """A change that waits for a person's word, and whose command is gone, is what the documents make of it."""
-        until = self.picture.said(UNTIL)
-        if until and not self.confirming:
-            self._log.warning("confirmation-ended", until=until)
-            self.picture.remember({UNTIL: ""})
+            what = {"code": code(told), "verdict": told.verdict, "why": told.about}
+            if told.verdict == "unknown":
+                self._log.error("plan-unknown", **what)
+            else:
+                self._log.error("plan-refuted", **what, kind=told.kind, story=told.story)
 
     @contextlib.contextmanager
     def _restoring(self) -> Iterator[None]:

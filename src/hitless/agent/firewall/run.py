@@ -10,6 +10,7 @@ import signal
 
 import structlog
 
+from hitless.agent.firewall import locks
 from hitless.agent.firewall.config import Config
 from hitless.agent.firewall.life import live
 from hitless.core.firewall.pipeline import TABLES
@@ -18,6 +19,7 @@ from hitless.ports import Store
 
 # Flows are frozen and hold no cycles: searching for some among a hundred thousand of them costs time and finds nothing.
 _COLLECT_SELDOM = (50_000, 20, 100)
+_PATIENCE_SECONDS = 10.0  # for a command that is writing, or an agent that is on its way out
 
 
 def open_switch(config: Config) -> OvsSwitch:
@@ -28,8 +30,13 @@ def open_switch(config: Config) -> OvsSwitch:
 async def run(config: Config) -> None:
     """Run until SIGTERM or SIGINT. The bridge is left as it is, always.
 
-    Raises StateFileError, SwitchError, StoreError for what makes a start impossible.
+    Raises HeldError, StateFileError, SwitchError, StoreError for what makes a start impossible.
     """
+    with locks.bridge(config, "agent", _PATIENCE_SECONDS):
+        await _run(config)
+
+
+async def _run(config: Config) -> None:
     gc.freeze()
     gc.set_threshold(*_COLLECT_SELDOM)
     log = structlog.get_logger()

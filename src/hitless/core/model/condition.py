@@ -279,6 +279,20 @@ _ALL = (
         "error",
     ),
     Condition(
+        "confirmation-pending",
+        "a change waits for a person's confirmation",
+        "`hitless apply --confirm-within` has made it. The agent leaves the bridge alone until it is confirmed or "
+        "taken back; the message says until when, and with which commands you keep it or take it back.",
+        "warning",
+    ),
+    Condition(
+        "change-taken-back",
+        "the documents ask for a change that nobody confirmed",
+        "It was taken back, and is not done again because the documents still say it: the intent of before is in "
+        "force. Change the documents, or stop the agent and apply a new plan (`hitless plan`, `hitless apply`).",
+        "error",
+    ),
+    Condition(
         "state-dir-unusable",
         "the state directory cannot be written",
         "The agent goes on, but its successor will not know the last good intent, and the status is old. Make the "
