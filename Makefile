@@ -31,7 +31,7 @@ lint: setup
 	@.venv/bin/lint-imports --no-logo 2>/dev/null || .venv/bin/lint-imports
 
 unit: setup-test
-	@$(PY) -m pytest -q -n auto --dist loadfile --durations 10 -m "not kernel and not scenario"
+	@$(PY) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --durations 10 -m "not kernel and not scenario"
 
 kernel: setup
 	@$(SUDO) $(PY) -m hitless.lab.kernel --timeout 1200 --results results/kernel -- $(PY) -m pytest -q -p no:cacheprovider -m kernel

@@ -135,9 +135,19 @@ class EtcdProcess:
             self._process = None
 
     def pause(self) -> None:
-        """It keeps its connections and says nothing."""
+        """It keeps its connections and says nothing, from the moment that this returns."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        while not self._is_stopped():
+            time.sleep(0.001)
+
+    def _is_stopped(self) -> bool:
+        assert self._process is not None
+        threads = Path(f"/proc/{self._process.pid}/task").iterdir()
+        try:
+            return all((each / "stat").read_text().rpartition(") ")[2].startswith("T") for each in threads)
+        except FileNotFoundError:
+            return False  # one ended just now
 
     def resume(self) -> None:
         assert self._process is not None
