@@ -91,14 +91,9 @@ class Ends:
         return found
 
     def pick(self, node: Node) -> Witness:
-        """One packet of a set: the first of a connection, IPv4 and TCP where there is one."""
-        for field, value, mask in (
-            exact("eth_type", 0x0800), exact("nw_proto", 6), exact("vlan_tci", 0), ("ct_state", TRK | NEW, 0xFF),
-        ):  # fmt: skip
-            if field in self.space.codings:
-                preferred = node & self.space.term((field, value, mask))
-                node = preferred if preferred != self.space.false else node
-        picked = self.space.algebra.pick(node)
+        """One packet of a set: the first of a connection, and a likely one, where there is one."""
+        new = node & self.space.term(("ct_state", TRK | NEW, 0xFF))
+        picked = self.space.algebra.pick(self.space.likely(new if new != self.space.false else node))
         if picked is None:
             raise LimitError("an empty set was asked for a packet")
         packet = self.space.decode(picked)[0]

@@ -94,20 +94,13 @@ class Evaluation:
         return Replay(self.timeline, self.fields, found)
 
     def pick(self, node: Node) -> Witness:
-        """One packet of a set, IPv4 and TCP where there is one, with the moment and what its passes see."""
-        for preferred in self._preferred():
-            node = node & preferred if node & preferred != self.space.false else node
-        picked = self.space.algebra.pick(node)
+        """One packet of a set, a likely one where there is one, with the moment and what its passes see."""
+        picked = self.space.algebra.pick(self.space.likely(node))
         if picked is None:
             raise LimitError("an empty set was asked for a packet")
         packet, step, orders = self.space.decode(picked)
         seen = tuple(self.timeline.seen(step, order) for order in orders)
         return Witness(fields_only(packet), packet["ct_state"], packet["ct_mark"], seen)
-
-    def _preferred(self) -> Iterable[Node]:
-        for term in (exact("eth_type", 0x0800), exact("nw_proto", 6), exact("vlan_tci", 0)):
-            if term[0] in self.space.codings:
-                yield self.space.term(term)
 
 
 def moves_on(flow: Flow) -> bool:

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from oxidd.bdd import BDDFunction, BDDManager
 from oxidd.util import DDMemoryError
 
-from hitless.core.model.flow import EST, INV, NEW, REL, RPL, TRK, Match, Term
+from hitless.core.model.flow import EST, INV, IPV4, NEW, REL, RPL, TRK, Match, Term, exact
 from hitless.core.verify.transition.classes import Coding, Pattern, Ranked, coded
 from hitless.core.verify.transition.verdict import LimitError
 
@@ -29,6 +29,9 @@ _BEFORE_TIME: Final = (
 MIRRORED: Final = (("nw_src", "nw_dst"), ("ipv6_src", "ipv6_dst"), ("tp_src", "tp_dst"), ("dl_src", "dl_dst"))
 """Fields that a packet and its answer have exchanged."""
 _LAST: Final = ("nw_dst", "nw_src", "ipv6_dst", "ipv6_src")
+_LIKELY: Final = {"eth_type": (IPV4,), "nw_proto": (6,), "vlan_tci": (0,)}
+_NAMED: Final = (*_LIKELY, "in_port", "dl_src", "nw_src", "ipv6_src", "dl_dst", "nw_dst", "ipv6_dst")
+_FEW: Final = 32  # values of one field that are tried
 _FLAGS: Final = NEW | EST | REL | RPL | INV | TRK
 
 
@@ -113,6 +116,7 @@ class Space:
         for field in _LAST:
             used = self._place(field, patterns, used)
         self._steps, self._passes = steps, passes
+        self._likely = {field: _LIKELY.get(field) or _exact_values(patterns.get(field, ())) for field in _NAMED}
         self.algebra = make(used, nodes)
         self.true, self.false = self.algebra.true, self.algebra.false
         self._vars = [self.algebra.var(number) for number in range(used)]
@@ -259,6 +263,15 @@ class Space:
                     node = node & self._between(self._places[other], mirror.code(first), mirror.code(last))
         return node
 
+    def likely(self, node: Node) -> Node:
+        """Those of a set that are met most often, where it has some: IPv4, TCP, and ports and addresses of flows."""
+        for field, values in self._likely.items():
+            wanted = self.false
+            for value in values if field in self.codings else ():
+                wanted = wanted | self.term(exact(field, value))
+            node = node & wanted if node & wanted != self.false else node
+        return node
+
     def code(self, field: str, value: int) -> int:
         """The class of a value of a field."""
         coding = self.codings[field]
@@ -322,6 +335,12 @@ class Space:
         step = _number(picked, self._step_at, self.step_bits) + 1
         orders = [_number(picked, self._orders_at + each * self._orders, self._orders) for each in range(self._passes)]
         return fields, step, orders
+
+
+def _exact_values(patterns: Iterable[Pattern]) -> tuple[int, ...]:
+    """The first values that are asked for bit by bit; no zero."""
+    whole = max((mask for _, mask in patterns), default=0)
+    return tuple(sorted(value for value, mask in patterns if value and mask == whole)[:_FEW])
 
 
 def _number(picked: Mapping[int, bool], at: int, bits: int) -> int:
