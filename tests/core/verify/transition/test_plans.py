@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import msgspec
@@ -15,6 +17,7 @@ from hitless.core.model.security import Port
 from hitless.core.plan.flows import AddFlow, Bundle, DelFlow
 from hitless.core.verify.transition.changes import changes
 from hitless.core.verify.transition.check import check
+from hitless.core.verify.transition.packets import Algebra, oxidd
 from hitless.core.verify.transition.verdict import ALL, Batch, Counterexample, Kind, Limits, Proved, Unknown
 from hitless.drivers.ovs.codec import parse_dump
 
@@ -246,6 +249,27 @@ def test_two_passes_at_once_may_see_different_tables() -> None:
     found = check(before, [batch])
     assert isinstance(found, Unknown), found
     assert "two ct() at once" in found.limit
+
+
+def test_diagrams_go_with_the_answer() -> None:
+    """Without a collector of cycles, which a command turns off: a check holds gigabytes, and an agent makes many."""
+    made = []
+
+    def algebra(variables: int, nodes: int) -> Algebra:
+        found = oxidd(variables, nodes)
+        made.append(weakref.ref(found))
+        return found
+
+    before, plan = policies.historic("reused")
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        check(before.values(), plan, algebra=algebra)
+        assert made
+        assert not any(each() for each in made)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def test_limits_are_said_and_not_passed_over() -> None:

@@ -144,7 +144,7 @@ class _Judge:
             return self._lasting(kind, self._of.queries.stays(), shown)
         if kind == "leaked-connection":
             return self._lasting(kind, self._of.queries.survives(), shown)
-        node = self._of.queries.questions[kind]() & shown
+        node = self._of.queries.question(kind) & shown
         return None if node == self._of.space.false else self._report(kind, self._of.pick(node))
 
     def _lasting(self, kind: Kind, lasting: Lasting, shown: Node) -> Counterexample | Unknown | None:

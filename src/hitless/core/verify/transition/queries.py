@@ -41,10 +41,22 @@ class Queries:
         self._between = self._any(outcome.sent.values())
         self._passes_before = self._any(self._sent_before.values())
         self._passes_after = self._any(self._sent_after.values())
-        self.questions: Mapping[Kind, Callable[[], Node]] = {
-            "loss": self._loss, "leak": self._leak, "third": self._third, "poison": self._poison,
-            "ambiguous": lambda: self._odd(outcome.equals), "orphan": lambda: self._odd(outcome.orphans),
-        }  # fmt: skip
+
+    def question(self, kind: Kind) -> Node:
+        """What shows a violation at once. (No table of methods: a circle of references would keep the diagrams.)"""
+        match kind:
+            case "loss":
+                return self._loss()
+            case "leak":
+                return self._leak()
+            case "third":
+                return self._third()
+            case "poison":
+                return self._poison()
+            case "ambiguous":
+                return self._odd(self._outcome.equals)
+            case _:
+                return self._odd(self._outcome.orphans)
 
     def _at(self, sets: Mapping[Key, Node], moment: Node) -> dict[Key, Node]:
         return {key: self._space.at(node, moment) for key, node in sets.items()}
