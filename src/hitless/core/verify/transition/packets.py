@@ -13,11 +13,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Final, Protocol
 
 from oxidd.bdd import BDDFunction, BDDManager
-from oxidd.util import DDMemoryError
 
 from hitless.core.model.flow import EST, INV, IPV4, NEW, REL, RPL, TRK, Match, Term, exact
 from hitless.core.verify.transition.classes import Coding, Pattern, Ranked, coded
-from hitless.core.verify.transition.verdict import LimitError
 
 CONSTANT: Final = frozenset({"conj_id", "metadata", "ct_zone", "ct_label", *(f"reg{number}" for number in range(16))})
 """Fields of which every value comes from an action, or is zero."""
@@ -348,10 +346,3 @@ def _number(picked: Mapping[int, bool], at: int, bits: int) -> int:
     for variable in range(at, at + bits):
         number = number << 1 | picked.get(variable, False)
     return number
-
-
-def out_of_memory(error: BaseException) -> LimitError | None:
-    """The limit that an algebra's error stands for, if it does."""
-    if isinstance(error, (DDMemoryError, MemoryError)):
-        return LimitError("the decision diagrams outgrew their limit of nodes: split the plan")
-    return None
